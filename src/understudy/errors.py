@@ -1,0 +1,84 @@
+"""What a caller may catch.
+
+Every error says three things: what was expected, what was got, and what to do. Each class is also the built-in
+error that a user would expect to catch, so ``except ValueError`` keeps working.
+"""
+
+from __future__ import annotations
+
+
+class UnderstudyError(Exception):
+    """Base of all errors raised on purpose by this library.
+
+    The three parts stay readable as attributes, so a program can show them in its own way.
+    """
+
+    def __init__(self, expected: str, got: str, do: str) -> None:
+        self.expected = expected
+        self.got = got
+        self.do = do
+        super().__init__(expected, got, do)
+
+    def __str__(self) -> str:
+        return f"expected {self.expected}; got {self.got}. Do this: {self.do}"
+
+
+class DataError(UnderstudyError, ValueError):
+    """Demonstrations, trajectories or arrays that cannot be used as they are."""
+
+
+class EmptyDataError(DataError):
+    """Nothing to learn from: no trajectory, no transition, no batch."""
+
+
+class NonFiniteDataError(DataError):
+    """NaN or infinity in data, found before anything was trained on it."""
+
+
+class SpaceMismatchError(UnderstudyError, ValueError):
+    """Two things that must share observation and action spaces do not."""
+
+
+class UnsupportedSpaceError(UnderstudyError, ValueError):
+    """A space that this algorithm's mathematics does not cover."""
+
+
+class ConfigError(UnderstudyError, ValueError):
+    """Options that contradict each other or lie outside their range."""
+
+
+class RegistryError(UnderstudyError, KeyError):
+    """A name that nothing is registered under, or one that is taken already."""
+
+
+class TrainingDivergedError(UnderstudyError, ArithmeticError):
+    """A loss or gradient became NaN or infinite; the last good parameters have been put back."""
+
+
+class MissingFileError(UnderstudyError, FileNotFoundError):
+    """Nothing is at the path that was given."""
+
+
+class CallOrderError(UnderstudyError, RuntimeError):
+    """A call that came too early or too late, such as a step before the first reset."""
+
+
+class CorruptFileError(UnderstudyError, ValueError):
+    """A file that is truncated, altered or not what its name says."""
+
+
+class UntrustedFileError(UnderstudyError, ValueError):
+    """Reading this file would run code stored inside it, and the caller did not write ``trust="pickle"``."""
+
+
+class MissingExtraError(UnderstudyError, ImportError):
+    """An optional dependency is not installed; the message names the extra."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        ImportError.__init__(self)
+        UnderstudyError.__init__(
+            self,
+            expected=f"the package {package!r}",
+            got="it is not installed",
+            do=f"pip install 'understudy[{extra}]'",
+        )
