@@ -1,0 +1,1 @@
+"""Trajectories and transitions: types, rollouts, files, and the one door for demonstrations."""

@@ -1,0 +1,129 @@
+"""Checks at the door: do arrays fit the spaces, and are they finite?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from understudy.data.dict_obs import DictObs, Observation
+from understudy.errors import DataError, NonFiniteDataError, SpaceMismatchError
+
+_CHUNK = 1 << 20  # rows looked at together: a check never copies a whole data set
+
+
+def check_finite(name: str, values: Observation, episode_offsets: np.ndarray) -> None:
+    """Raise NonFiniteDataError at the first NaN or infinity, saying in which trajectory, step and entry it stands."""
+    if isinstance(values, DictObs):
+        for key, array in values.items():
+            check_finite(f"{name}[{key!r}]", array, episode_offsets)
+        return
+    if not np.issubdtype(values.dtype, np.floating):
+        return
+    rows_a_chunk = max(1, _CHUNK // max(1, int(np.prod(values.shape[1:]))))
+    bad_rows: list[np.ndarray] = []
+    for start in range(0, len(values), rows_a_chunk):
+        chunk = values[start : start + rows_a_chunk]
+        # The sum is finite exactly when no value is NaN or infinite, unless finite values overflow: look closer then.
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = not np.isfinite(chunk.sum())
+        if suspicious:
+            finite = np.isfinite(chunk).reshape(len(chunk), -1).all(axis=1)
+            bad_rows.append(np.flatnonzero(~finite) + start)
+    rows = np.concatenate(bad_rows) if bad_rows else np.array([], dtype=np.int64)
+    if len(rows) == 0:
+        return
+    row = int(rows[0])
+    episode = int(np.searchsorted(episode_offsets, row, side="right")) - 1
+    entry = np.argwhere(~np.isfinite(values[row]))[0] if values.ndim > 1 else []
+    at = f", entry {tuple(int(i) for i in entry)}" if len(entry) else ""
+    raise NonFiniteDataError(
+        expected=f"finite values in `{name}`",
+        got=f"NaN or infinity in {len(rows)} rows, first in trajectory {episode}, step "
+        f"{row - int(episode_offsets[episode])}{at}",
+        do="repair or drop these rows; `understudy inspect` lists them all",
+    )
+
+
+def _mismatch(name: str, space: spaces.Space[Any], got: str, do: str) -> SpaceMismatchError:
+    return SpaceMismatchError(expected=f"`{name}` from {space}", got=got, do=do)
+
+
+def fitted_obs(obs: Observation, space: spaces.Space[Any], name: str) -> Observation:
+    """Observations in the layout of ``space``: without a superfluous axis, images channels-first if the space is.
+
+    Raises:
+        SpaceMismatchError: they do not fit.
+    """
+    if isinstance(space, spaces.Dict):
+        if not isinstance(obs, DictObs) or obs.keys() != space.spaces.keys():
+            got = f"keys {sorted(obs.keys())}" if isinstance(obs, DictObs) else f"arrays of shape {obs.shape[1:]}"
+            raise _mismatch(name, space, got, f"pass a dictionary (or DictObs) with keys {sorted(space.spaces)}")
+        return DictObs({key: _fitted_array(obs.get(key), sub, f"{name}[{key!r}]") for key, sub in space.spaces.items()})
+    if isinstance(obs, DictObs):
+        raise _mismatch(name, space, f"a dictionary with keys {sorted(obs.keys())}", "pass one array")
+    return _fitted_array(obs, space, name)
+
+
+def _fitted_array(obs: np.ndarray, space: spaces.Space[Any], name: str) -> np.ndarray:
+    shape = space.shape or ()
+    if obs.shape[1:] == shape:
+        fitted = obs
+    elif isinstance(space, spaces.Discrete) and obs.shape[1:] == (1,):
+        fitted = obs[:, 0]
+    elif len(shape) == 3 and obs.ndim == 4 and (obs.shape[3], *obs.shape[1:3]) == shape:
+        fitted = obs.transpose(0, 3, 1, 2)  # channels-last images for a channels-first space; a view, no copy
+    else:
+        raise _mismatch(
+            name,
+            space,
+            f"rows of shape {obs.shape[1:]}",
+            "use the spaces of the environment the demonstrations were recorded in",
+        )
+    if isinstance(space, spaces.Discrete):
+        _check_integers(fitted, space, name, int(space.start), int(space.start + space.n))
+    return fitted
+
+
+def fitted_acts(acts: np.ndarray, space: spaces.Space[Any]) -> np.ndarray:
+    """Actions in the layout of ``space``; whole numbers stored as floats become int64 for discrete spaces.
+
+    Raises:
+        SpaceMismatchError: their shape or values do not fit. Continuous actions outside the bounds pass: an expert's
+            unclipped samples are still the best targets there are.
+    """
+    shape = space.shape or ()
+    if acts.shape[1:] != shape:
+        if int(np.prod(acts.shape[1:])) != int(np.prod(shape)) or (shape and len(shape) > 1):
+            raise _mismatch(
+                "acts", space, f"rows of shape {acts.shape[1:]}", "use the action space the expert acted in"
+            )
+        acts = acts.reshape(len(acts), *shape)
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)) and acts.dtype.kind == "f":
+        whole = acts.astype(np.int64)
+        if (whole != acts).any():
+            raise _mismatch("acts", space, "numbers that are not whole", "pass the index of each chosen action")
+        acts = whole
+    if isinstance(space, spaces.Discrete):
+        _check_integers(acts, space, "acts", int(space.start), int(space.start + space.n))
+    elif isinstance(space, spaces.MultiDiscrete):
+        start = np.asarray(getattr(space, "start", np.zeros_like(space.nvec)))
+        _check_integers(acts, space, "acts", start, start + space.nvec)
+    elif isinstance(space, spaces.MultiBinary):
+        _check_integers(acts.astype(np.int8, copy=False), space, "acts", 0, 2)
+    elif acts.dtype.kind not in "fiu":
+        raise DataError(expected="numeric actions", got=f"dtype {acts.dtype}", do="convert them to float32")
+    return acts
+
+
+def _check_integers(values: np.ndarray, space: spaces.Space[Any], name: str, low: Any, high: Any) -> None:
+    outside = (values < low) | (values >= high)
+    if outside.any():
+        row = int(np.argwhere(outside)[0][0])
+        raise _mismatch(
+            name,
+            space,
+            f"{values[row]} in row {row} ({int(outside.sum())} values outside)",
+            "check that indices start where the space starts",
+        )

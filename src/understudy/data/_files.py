@@ -1,0 +1,206 @@
+"""Files that are the old complete version or the new complete version, and manifests that tell a changed byte."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from understudy.errors import CorruptFileError
+
+MANIFEST = "MANIFEST.json"
+_RESTORE = "restore it from where it came from, or record and save the data again"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two names in one atomic call; False where the system has none."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    here = -100  # AT_FDCWD
+    if sys.platform.startswith("linux") and hasattr(libc, "renameat2"):
+        return bool(libc.renameat2(here, os.fsencode(a), here, os.fsencode(b), 2) == 0)  # RENAME_EXCHANGE
+    if sys.platform == "darwin" and hasattr(libc, "renamex_np"):
+        return bool(libc.renamex_np(os.fsencode(a), os.fsencode(b), 2) == 0)  # RENAME_SWAP
+    return False
+
+
+def _publish(staged: Path, target: Path) -> None:
+    """Give ``staged`` the name ``target``; what had that name is gone afterwards."""
+    if not os.path.lexists(target):
+        staged.rename(target)
+    elif not staged.is_dir() and not target.is_dir():
+        staged.replace(target)
+    elif _exchange(staged, target):
+        _remove(staged)
+    else:  # no atomic swap here: for an instant neither name exists, but both versions do
+        old = target.with_name(f".{target.name}.old-{secrets.token_hex(4)}")
+        target.rename(old)
+        staged.rename(target)
+        _remove(old)
+    _sync(target.parent)
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new name beside ``target`` to write a file or folder under; on success it is synced and takes its place.
+
+    After an exception the target is as it was. The parent folder is made where it is missing.
+    """
+    target = Path(os.path.realpath(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_name(f".{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        yield staged
+        if staged.is_dir():
+            for file in staged.iterdir():
+                _sync(file)
+        _sync(staged)
+        _publish(staged, target)
+    except BaseException:
+        _remove(staged)
+        raise
+
+
+class HashingFile:
+    """A new file that knows the SHA-256 and size of what was written to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("xb")
+        self._sha256 = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: Any) -> int:
+        """Append bytes-like ``data``; returns its length in bytes."""
+        self._sha256.update(data)
+        view = memoryview(data)
+        self._file.write(view)
+        self._size += view.nbytes
+        return view.nbytes
+
+    def flush(self) -> None:
+        """Hand what is buffered to the system."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; the sums stay readable."""
+        self._file.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._file.closed
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What a manifest says about this file."""
+        return {"sha256": self._sha256.hexdigest(), "size": self._size}
+
+
+def write_file(path: Path, text: str) -> dict[str, Any]:
+    """Write a new UTF-8 file; returns its manifest entry."""
+    file = HashingFile(path)
+    try:
+        file.write(text.encode())
+    finally:
+        file.close()
+    return file.entry
+
+
+def _canonical(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
+
+
+def version() -> str:
+    """Version of this library as installed."""
+    try:
+        return metadata.version("understudy")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def write_manifest(folder: Path, entries: Mapping[str, Mapping[str, Any]], **facts: Any) -> None:
+    """Write ``MANIFEST.json``: each file's SHA-256 and size, ``facts``, and a sum over the manifest itself."""
+    content = {"files": entries, "understudy": version(), **facts}
+    content["sha256"] = hashlib.sha256(_canonical(content).encode()).hexdigest()
+    write_file(folder / MANIFEST, _canonical(content))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest's content, checked against its own sum.
+
+    Raises:
+        CorruptFileError: not the bytes that were written.
+    """
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        written = content.pop("sha256")
+        intact = hashlib.sha256(_canonical(content).encode()).hexdigest() == written
+        intact = intact and text == _canonical({**content, "sha256": written})
+        intact = intact and all({"sha256", "size"} == entry.keys() for entry in content["files"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+        raise CorruptFileError(expected=f"{path} as it was written", got="something unreadable", do=_RESTORE) from err
+    if not intact:
+        raise CorruptFileError(expected=f"{path} as it was written", got="altered content", do=_RESTORE)
+    return dict(content)
+
+
+def _sha256(path: Path, size: int) -> str:
+    digest = hashlib.sha256()
+    buffer = bytearray(1 << 22)
+    view = memoryview(buffer)
+    # Silent unless it takes more than a second.
+    with (
+        path.open("rb", buffering=0) as file,
+        tqdm(total=size, unit="B", unit_scale=True, desc=f"verifying {path.name}", leave=False, delay=1) as bar,
+    ):
+        while n := file.readinto(buffer):
+            digest.update(view[:n])
+            bar.update(n)
+    return digest.hexdigest()
+
+
+def check_files(folder: Path, entries: Mapping[str, Mapping[str, Any]], *, hashes: bool) -> None:
+    """Compare each file with its manifest entry; sizes always, contents if ``hashes``.
+
+    Raises:
+        CorruptFileError: a file is missing, of another size, or of another content; the message names it.
+    """
+    for name, entry in entries.items():
+        path = folder / name
+        if path.parent != folder or not path.is_file():
+            raise CorruptFileError(expected=f"the file {path}, listed in {MANIFEST}", got="no such file", do=_RESTORE)
+        size = path.stat().st_size
+        if size != entry["size"]:
+            raise CorruptFileError(expected=f"{entry['size']} bytes in {path}", got=f"{size} bytes", do=_RESTORE)
+        if hashes and (sha256 := _sha256(path, size)) != entry["sha256"]:
+            raise CorruptFileError(
+                expected=f"SHA-256 {entry['sha256'][:12]}… of {path}", got=f"{sha256[:12]}…: altered bytes", do=_RESTORE
+            )

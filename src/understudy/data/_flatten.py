@@ -1,0 +1,89 @@
+"""Trajectories laid end to end as transitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from understudy.data.dict_obs import DictObs, Observation
+from understudy.data.types import Trajectory, TrajectoryWithRew, Transitions, TransitionsWithRew, no_infos
+from understudy.errors import DataError, EmptyDataError
+
+
+def _joined(pieces: Sequence[np.ndarray], name: str) -> np.ndarray:
+    """One new array of all pieces; a dtype is kept, never widened by mixing."""
+    dtypes = {p.dtype for p in pieces}
+    shapes = {p.shape[1:] for p in pieces}
+    if len(dtypes) > 1 or len(shapes) > 1:
+        raise DataError(
+            expected=f"the same dtype and shape of `{name}` in every trajectory",
+            got=f"dtypes {sorted(map(str, dtypes))}, shapes {sorted(shapes)}",
+            do="convert all trajectories to one dtype and shape first",
+        )
+    return np.concatenate(pieces)
+
+
+def _joined_obs(pieces: list[Observation], name: str) -> Observation:
+    if isinstance(pieces[0], DictObs):
+        dicts = [p for p in pieces if isinstance(p, DictObs)]
+        if len(dicts) < len(pieces) or any(d.keys() != dicts[0].keys() for d in dicts):
+            raise DataError(
+                expected="dictionary observations with the same keys in every trajectory",
+                got="arrays or other keys among them",
+                do="record all trajectories from environments with one observation space",
+            )
+        return DictObs({key: _joined([d.get(key) for d in dicts], f"{name}[{key!r}]") for key in dicts[0].unwrap()})
+    return _joined([p for p in pieces if isinstance(p, np.ndarray)], name)
+
+
+def _fields(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    if not trajectories:
+        raise EmptyDataError(
+            expected="at least one trajectory", got="none", do="check that sampling or loading gave episodes"
+        )
+    lengths = [len(t) for t in trajectories]
+    last = np.cumsum(lengths) - 1
+    dones, truncated = np.zeros((2, last[-1] + 1), dtype=bool)
+    dones[last] = [t.terminated for t in trajectories]
+    truncated[last] = [t.truncated for t in trajectories]
+    if all(t.infos is None for t in trajectories):
+        infos = no_infos(int(last[-1]) + 1)
+    else:
+        infos = np.concatenate(
+            [
+                no_infos(n) if t.infos is None else np.asarray(t.infos)
+                for t, n in zip(trajectories, lengths, strict=True)
+            ]
+        )
+    return {
+        "obs": _joined_obs([t.obs[:-1] for t in trajectories], "obs"),
+        "next_obs": _joined_obs([t.obs[1:] for t in trajectories], "obs"),
+        "acts": _joined([t.acts for t in trajectories], "acts"),
+        "dones": dones,
+        "truncated": truncated,
+        "infos": infos,
+    }
+
+
+def flatten_trajectories(trajectories: Iterable[Trajectory]) -> Transitions:
+    """All steps of all trajectories, in order.
+
+    ``dones`` is True only where an episode terminated by itself; ``truncated`` where a time limit ended it.
+
+    Args:
+        trajectories: any iterable, a generator too.
+
+    Raises:
+        EmptyDataError: no trajectory.
+        DataError: dtypes or shapes differ between trajectories.
+    """
+    return Transitions(**_fields(list(trajectories)))
+
+
+def flatten_trajectories_with_rew(trajectories: Iterable[TrajectoryWithRew]) -> TransitionsWithRew:
+    """As ``flatten_trajectories``, with rewards."""
+    trajectories = list(trajectories)
+    fields = _fields(trajectories)
+    return TransitionsWithRew(rews=_joined([t.rews for t in trajectories], "rews"), **fields)

@@ -1,0 +1,209 @@
+"""Batches by index selection: data stays where it is, a batch is rows picked from it.
+
+Rows are gathered in chunks of many batches at once and cut into views, so that a batch costs no Python per item, no
+collation and no copy of its own. Images stay ``uint8`` until they are on the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from understudy.data.demonstrations import BatchStream, Demonstrations
+from understudy.data.dict_obs import DictObs, Observation
+from understudy.errors import ConfigError, EmptyDataError
+
+ObsTensor = Tensor | dict[str, Tensor]
+_CHUNK_BYTES = 32 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows to learn from; a chunk of several batches has the same form."""
+
+    obs: ObsTensor
+    """Shape (batch, *obs), or a dictionary of such."""
+
+    acts: Tensor
+    """Shape (batch, *act)."""
+
+    weights: Tensor | None = None
+    """Shape (batch,), or None where all weigh the same."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.acts)
+
+    def split(self, batch_size: int) -> Iterator[Batch]:
+        """Cut into batches; the last one may be smaller. They are views."""
+        acts = self.acts.split(batch_size)
+        weights = [None] * len(acts) if self.weights is None else self.weights.split(batch_size)
+        for obs, act, weight in zip(_split(self.obs, batch_size), acts, weights, strict=True):
+            yield Batch(obs, act, weight)
+
+
+def _split(obs: ObsTensor, size: int) -> Iterator[ObsTensor]:
+    if isinstance(obs, Tensor):
+        yield from obs.split(size)
+        return
+    for parts in zip(*(value.split(size) for value in obs.values()), strict=True):
+        yield dict(zip(obs.keys(), parts, strict=True))
+
+
+class BatchSource(Protocol):
+    """Where batches come from."""
+
+    batch_size: int | None
+    """Rows in a batch, or None where the source decides."""
+
+    def __len__(self) -> int:
+        """Batches in an epoch; TypeError where that is not known."""
+
+    def epoch(self) -> Iterator[Batch]:
+        """Chunks of one pass, each a whole number of batches but for the last."""
+
+
+class _Rows:
+    """One array whose rows can be picked: a tensor on the device, or NumPy where it must stay on disk."""
+
+    def __init__(self, array: np.ndarray, device: torch.device, channels_last: bool) -> None:
+        self._device = device
+        # Images are kept channels-last in memory, where convolutions are fastest; their shape stays channels-first.
+        self._image_shape = array.shape[1:] if channels_last and array.ndim == 4 else None
+        if self._image_shape is not None:
+            array = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+        # A read-only array (a memory map) must not become a tensor that torch could write to.
+        self._array: np.ndarray | None = None if array.flags.writeable else array
+        self._tensor = torch.from_numpy(array).to(device) if array.flags.writeable else None
+        self.row_bytes = array.nbytes // max(1, len(array))
+
+    def pick(self, rows: Tensor) -> Tensor:
+        if self._tensor is not None:
+            picked = self._tensor.index_select(0, rows)
+        else:
+            assert self._array is not None
+            picked = torch.from_numpy(self._array[rows.cpu().numpy()]).to(self._device)
+        return picked if self._image_shape is None else picked.permute(0, 3, 1, 2)
+
+
+class ResidentBatches:
+    """Shuffled batches of demonstrations in hand.
+
+    Args:
+        demos: the demonstrations.
+        batch_size: rows in a batch; the last one of an epoch may be smaller, so that every row is seen once.
+        device: where batches are wanted; the data is moved there once.
+        generator: decides the order; None for the order of the data.
+        rows: use these transitions only.
+        channels_last: keep image observations channels-last in memory.
+
+    Raises:
+        ConfigError: ``batch_size`` < 1.
+        EmptyDataError: no rows.
+    """
+
+    def __init__(
+        self,
+        demos: Demonstrations,
+        batch_size: int,
+        *,
+        device: torch.device,
+        generator: torch.Generator | None,
+        rows: np.ndarray | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(expected="`batch_size` ≥ 1", got=str(batch_size), do="pass a positive batch size")
+        self.batch_size: int | None = batch_size
+        self._batch = batch_size
+        self._generator = generator
+        self._device = device
+        self._obs = _columns(demos.frames, device, channels_last)
+        self._acts = _Rows(demos.acts, device, False)
+        self._weights = None if demos.weights is None else _Rows(demos.weights, device, False)
+        self._obs_rows = None if demos.obs_rows is None else torch.from_numpy(demos.obs_rows)
+        self._rows = torch.arange(len(demos)) if rows is None else torch.from_numpy(rows)
+        if len(self._rows) == 0:
+            raise EmptyDataError(expected="at least one transition", got="none", do="check the demonstrations")
+        row_bytes = sum(column.row_bytes for column in self._obs.values()) + self._acts.row_bytes
+        self._chunk = batch_size * max(1, _CHUNK_BYTES // (row_bytes * batch_size))
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in an epoch."""
+        return len(self._rows)
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the smaller last one counted."""
+        return -(-self.n_rows // self._batch)
+
+    def epoch(self) -> Iterator[Batch]:
+        """Chunks of a fresh shuffle."""
+        order = self._rows
+        if self._generator is not None:
+            order = order[torch.randperm(len(order), generator=self._generator)]
+        for rows in order.split(self._chunk):
+            yield self.pick(rows)
+
+    def pick(self, rows: Tensor) -> Batch:
+        """The given transitions (indices into the demonstrations), on the device."""
+        frames = (rows if self._obs_rows is None else self._obs_rows[rows]).to(self._device)
+        rows = rows.to(self._device)
+        obs = {name: column.pick(frames) for name, column in self._obs.items()}
+        return Batch(
+            obs=obs[""] if obs.keys() == {""} else obs,
+            acts=self._acts.pick(rows),
+            weights=None if self._weights is None else self._weights.pick(rows),
+        )
+
+
+class StreamBatches:
+    """Batches as a loader of the user's own yields them."""
+
+    def __init__(self, stream: BatchStream, *, device: torch.device, channels_last: bool = False) -> None:
+        self.batch_size: int | None = None
+        self._stream = stream
+        self._device = device
+        self._channels_last = channels_last
+
+    def __len__(self) -> int:
+        """Raises TypeError: a stream does not say how long it is."""
+        raise TypeError("a stream of batches has no known length")
+
+    def epoch(self) -> Iterator[Batch]:
+        """One pass over the loader.
+
+        Raises:
+            EmptyDataError: it yielded nothing.
+        """
+        empty = True
+        for mapping in self._stream:
+            empty = False
+            yield self._on_device(mapping)
+        if empty:
+            raise EmptyDataError(
+                expected="a loader that yields batches each time it is iterated",
+                got="no batch in this epoch",
+                do="pass a DataLoader or a list of batches, not an iterator that is used up after one pass",
+            )
+
+    def _on_device(self, mapping: Mapping[str, Any]) -> Batch:
+        rows = torch.arange(len(mapping["acts"]), device=self._device)
+        columns = _columns(mapping["obs"], self._device, self._channels_last)
+        obs = {name: column.pick(rows) for name, column in columns.items()}
+        weights = mapping.get("weights")
+        return Batch(
+            obs=obs[""] if obs.keys() == {""} else obs,
+            acts=_Rows(mapping["acts"], self._device, False).pick(rows),
+            weights=None if weights is None else torch.as_tensor(weights, device=self._device),
+        )
+
+
+def _columns(obs: Observation, device: torch.device, channels_last: bool) -> dict[str, _Rows]:
+    parts = obs.unwrap() if isinstance(obs, DictObs) else {"": obs}
+    return {name: _Rows(array, device, channels_last) for name, array in parts.items()}
