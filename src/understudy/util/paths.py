@@ -1,0 +1,80 @@
+"""Paths from users, and writing a file so that it is the old one or the new one, never half of either."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import uuid
+from pathlib import Path
+
+from understudy.errors import ConfigError
+
+AnyPath = str | bytes | os.PathLike[str]
+
+
+def parse_path(path: AnyPath, allow_relative: bool = True, base_directory: Path | None = None) -> Path:
+    """Make a path absolute.
+
+    Args:
+        path: text, bytes or path; ``~`` at the start is the home directory.
+        allow_relative: accept a relative path.
+        base_directory: what a relative path starts from; ``None`` means the working directory.
+
+    Raises:
+        ConfigError: a relative path where none is allowed, or a base directory given although none is.
+    """
+    if base_directory is not None and not allow_relative:
+        raise ConfigError(
+            "a base_directory only where relative paths are allowed",
+            f"base_directory={base_directory} with allow_relative=False",
+            "pass allow_relative=True or drop base_directory",
+        )
+    parsed = Path(os.fsdecode(path)).expanduser()
+    if parsed.is_absolute():
+        return parsed
+    if not allow_relative:
+        raise ConfigError("an absolute path", f"{parsed}, which is not absolute", "write the path from the root")
+    return (base_directory or Path.cwd()) / parsed
+
+
+def parse_optional_path(
+    path: AnyPath | None, allow_relative: bool = True, base_directory: Path | None = None
+) -> Path | None:
+    """As `parse_path`; ``None`` stays ``None``."""
+    return None if path is None else parse_path(path, allow_relative, base_directory)
+
+
+def make_unique_timestamp() -> str:
+    """The time in seconds and six random digits, for the name of a folder: ``20250131_235959_0a1b2c``."""
+    return f"{datetime.datetime.now():%Y%m%d_%H%M%S}_{uuid.uuid4().hex[:6]}"
+
+
+def write_atomically(path: AnyPath, content: bytes) -> None:
+    """Replace a file by one rename, after its content has reached the disk.
+
+    A reader, or a run after a crash, finds the old content or the new. Missing parent directories are made.
+    """
+    target = parse_path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A sibling, because a rename is atomic only within one file system.
+    temporary = target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(target.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    if os.name == "nt":  # directories cannot be opened there
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
