@@ -1,0 +1,88 @@
+"""Validation on held-out episodes: split, measure, keep the best, know when to stop."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from stable_baselines3.common.policies import BasePolicy
+
+from understudy.algorithms._cloning_steps import CloningStep
+from understudy.data.batches import ResidentBatches
+from understudy.data.demonstrations import Demonstrations
+from understudy.errors import ConfigError, DataError
+
+
+def split_episodes(
+    demos: Demonstrations, fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Rows to train on and rows held out; whole episodes only, since neighbouring steps are nearly copies.
+
+    Returns:
+        (training rows, held-out rows); (None, None) for all rows and no validation.
+
+    Raises:
+        ConfigError: ``fraction`` outside [0, 1).
+        DataError: fewer than two episodes.
+    """
+    if not 0 <= fraction < 1:
+        raise ConfigError(expected="`validation_fraction` in [0, 1)", got=str(fraction), do="hold out 0.1, for example")
+    if fraction == 0:
+        return None, None
+    if demos.n_episodes < 2:
+        raise DataError(
+            expected="at least two episodes, one to learn from and one to hold out",
+            got="one episode" if demos.episodes_known else "rows that do not say where episodes end",
+            do="pass trajectories, or arrays with `episode_ends` (or `dones` and `truncated`)",
+        )
+    n_held_out = min(max(1, round(fraction * demos.n_episodes)), demos.n_episodes - 1)
+    order = rng.permutation(demos.n_episodes)
+    held_out, train = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+    return demos.rows_of_episodes(train), demos.rows_of_episodes(held_out)
+
+
+class EarlyStopping:
+    """Follows the validation loss over epochs.
+
+    Args:
+        validation: the held-out rows.
+        patience: epochs without improvement before ``should_stop``; None never stops.
+        save_best: put the best epoch's parameters back at the end.
+    """
+
+    def __init__(self, validation: ResidentBatches, patience: int | None, save_best: bool) -> None:
+        if patience is not None and patience < 1:
+            raise ConfigError(expected="`patience` ≥ 1", got=str(patience), do="allow at least one epoch")
+        self._validation = validation
+        self._patience = patience
+        self._save_best = save_best
+        self._best: dict[str, torch.Tensor] | None = None
+        self.best_epoch: int | None = None
+        self.losses: list[float] = []
+
+    def measure(self, epoch: int, step: CloningStep) -> float:
+        """Mean negative log-likelihood of the held-out actions, in nats."""
+        total = 0.0
+        for chunk in self._validation.epoch():
+            for batch in step.prepare(chunk).split(1024):
+                total -= float(step.terms(batch).log_prob.double().sum())
+        loss = total / self._validation.n_rows
+        if self.best_epoch is None or loss < self.losses[self.best_epoch]:
+            self.best_epoch = epoch
+            if self._save_best:
+                self._best = copy.deepcopy(step.policy.state_dict())
+        self.losses.append(loss)
+        return loss
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether patience has run out."""
+        if self._patience is None or self.best_epoch is None:
+            return False
+        return len(self.losses) - 1 - self.best_epoch >= self._patience
+
+    def finish(self, policy: BasePolicy) -> None:
+        """Put the best parameters back, if that is wanted."""
+        if self._best is not None:
+            policy.load_state_dict(self._best)
