@@ -1,0 +1,239 @@
+"""A Stable-Baselines3 policy as plain values: its class by a short name, its spaces, its constructor's arguments.
+
+A file never names a place to import from. Names stand in the table below, or the caller supplies them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import ConstantSchedule
+
+from understudy.errors import ConfigError, CorruptFileError, MissingExtraError
+from understudy.util.registry import load_attr
+from understudy.util.space_json import space_from_json, space_to_json
+
+FORMAT_VERSION = 1
+FALLBACK_LEARNING_RATE = 3e-4
+
+_SB3 = "stable_baselines3"
+_CONTRIB = "sb3_contrib.common.maskable.policies"
+_ACTIVATIONS = (
+    *("CELU", "ELU", "GELU", "Hardsigmoid", "Hardswish", "Hardtanh", "Identity", "LeakyReLU", "LogSigmoid", "Mish"),
+    *("PReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softplus", "Softsign", "Tanh"),
+)
+_OPTIMIZERS = ("ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
+
+POLICY_CLASSES: Mapping[str, str] = {
+    "ActorCriticPolicy": f"{_SB3}.common.policies:ActorCriticPolicy",
+    "ActorCriticCnnPolicy": f"{_SB3}.common.policies:ActorCriticCnnPolicy",
+    "MultiInputActorCriticPolicy": f"{_SB3}.common.policies:MultiInputActorCriticPolicy",
+    "SACPolicy": f"{_SB3}.sac.policies:SACPolicy",
+    "SACCnnPolicy": f"{_SB3}.sac.policies:CnnPolicy",
+    "SACMultiInputPolicy": f"{_SB3}.sac.policies:MultiInputPolicy",
+    "TD3Policy": f"{_SB3}.td3.policies:TD3Policy",
+    "TD3CnnPolicy": f"{_SB3}.td3.policies:CnnPolicy",
+    "TD3MultiInputPolicy": f"{_SB3}.td3.policies:MultiInputPolicy",
+    "DQNPolicy": f"{_SB3}.dqn.policies:DQNPolicy",
+    "DQNCnnPolicy": f"{_SB3}.dqn.policies:CnnPolicy",
+    "DQNMultiInputPolicy": f"{_SB3}.dqn.policies:MultiInputPolicy",
+    "MaskableActorCriticPolicy": f"{_CONTRIB}:MaskableActorCriticPolicy",
+    "MaskableActorCriticCnnPolicy": f"{_CONTRIB}:MaskableActorCriticCnnPolicy",
+    "MaskableMultiInputActorCriticPolicy": f"{_CONTRIB}:MaskableMultiInputActorCriticPolicy",
+    "FeedForward32Policy": "understudy.policies.base:FeedForward32Policy",
+    "SAC1024Policy": "understudy.policies.base:SAC1024Policy",
+    "RandomPolicy": "understudy.policies.base:RandomPolicy",
+    "ZeroPolicy": "understudy.policies.base:ZeroPolicy",
+}
+PART_CLASSES: Mapping[str, str] = {
+    "FlattenExtractor": f"{_SB3}.common.torch_layers:FlattenExtractor",
+    "NatureCNN": f"{_SB3}.common.torch_layers:NatureCNN",
+    "CombinedExtractor": f"{_SB3}.common.torch_layers:CombinedExtractor",
+    "NormalizeFeaturesExtractor": "understudy.policies.base:NormalizeFeaturesExtractor",
+    "RunningNorm": "understudy.util.networks:RunningNorm",
+    "EMANorm": "understudy.util.networks:EMANorm",
+    "RMSpropTFLike": f"{_SB3}.common.sb2_compat.rmsprop_tf_like:RMSpropTFLike",
+    **{name: f"torch.nn:{name}" for name in _ACTIVATIONS},
+    **{name: f"torch.optim:{name}" for name in _OPTIMIZERS},
+}
+"""What a constructor's argument may be, besides plain values: extractors, normalisers, activations, optimisers."""
+
+
+def policy_to_spec(policy: BasePolicy) -> dict[str, Any]:
+    """Everything but the tensors, ready for JSON."""
+    parameters = {
+        key: _encode(key, value)
+        for key, value in _constructor_parameters(policy).items()
+        if key not in {"observation_space", "action_space", "lr_schedule"} and value is not None
+    }
+    return {
+        "format": FORMAT_VERSION,
+        "policy": _encode_class(type(policy), POLICY_CLASSES),
+        "observation_space": space_to_json(policy.observation_space),
+        "action_space": space_to_json(policy.action_space),
+        "parameters": parameters,
+        "learning_rate": learning_rate(policy),
+        "versions": library_versions(),
+    }
+
+
+def policy_from_spec(spec: Mapping[str, Any], custom_objects: Mapping[str, Any] | None) -> BasePolicy:
+    """A policy with fresh weights, on the CPU.
+
+    Raises:
+        ConfigError: the spec names something the caller has to supply.
+        CorruptFileError: a spec that no policy can be built from, or of a later format.
+    """
+    if spec.get("format") != FORMAT_VERSION:
+        raise CorruptFileError(
+            f"a policy file of format {FORMAT_VERSION}",
+            f"format {spec.get('format')!r}, written with {spec.get('versions')}",
+            "install the version of understudy that wrote the file, or a later one",
+        )
+    custom = custom_objects or {}
+    cls = _decode(spec["policy"], POLICY_CLASSES, custom)
+    arguments = {key: _decode(value, PART_CLASSES, custom) for key, value in spec["parameters"].items()}
+    arguments["observation_space"] = space_from_json(spec["observation_space"])
+    arguments["action_space"] = space_from_json(spec["action_space"])
+    if _accepts(cls, "lr_schedule"):
+        arguments["lr_schedule"] = ConstantSchedule(float(spec["learning_rate"]))
+    try:
+        policy: BasePolicy = cls(**arguments)
+    except (TypeError, ValueError, AssertionError, AttributeError, NotImplementedError, RuntimeError) as err:
+        raise CorruptFileError(
+            f"arguments that {cls.__name__} can be built with",
+            f"{type(err).__name__}: {err}",
+            f"check the versions that wrote the file: {spec.get('versions')}",
+        ) from err
+    return policy
+
+
+def learning_rate(policy: BasePolicy) -> float:
+    """The optimiser's learning rate, or 3e-4 where there is none or it is no rate to go on learning with.
+
+    Cloning alone never reads a policy's own learning rate, so it may hold a placeholder as large as 3e38.
+    """
+    for module in (policy, getattr(policy, "actor", None), getattr(policy, "q_net", None)):
+        optimizer = getattr(module, "optimizer", None)
+        if isinstance(optimizer, torch.optim.Optimizer):
+            rate = float(optimizer.param_groups[0]["lr"])
+            return rate if math.isfinite(rate) and 0 < rate <= 100 else FALLBACK_LEARNING_RATE
+    return FALLBACK_LEARNING_RATE
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what decides how a policy acts."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in ("understudy", "torch", "stable_baselines3", "gymnasium", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def largest_width(spec: Mapping[str, Any]) -> int:
+    """The widest layer that the spec's ``net_arch`` asks for; 0 if it has none."""
+
+    def widths(value: Any) -> list[int]:
+        if isinstance(value, dict):
+            return [width for part in value.values() for width in widths(part)]
+        if isinstance(value, list):
+            return [width for part in value for width in widths(part)]
+        return [value] if isinstance(value, int) else []
+
+    return max(widths(spec["parameters"].get("net_arch")), default=0)
+
+
+def _constructor_parameters(policy: BasePolicy) -> dict[str, Any]:
+    parameters = dict(policy._get_constructor_parameters())
+    if hasattr(policy, "share_features_extractor"):  # SB3 forgets it
+        parameters["share_features_extractor"] = policy.share_features_extractor
+    return {key: value for key, value in parameters.items() if _accepts(type(policy), key)}
+
+
+def _accepts(cls: type, parameter: str) -> bool:
+    """Whether a constructor takes that keyword, itself or by passing ``**kwargs`` on to its parent's."""
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            signature = inspect.signature(vars(base)["__init__"]).parameters
+            if parameter in signature:
+                return True
+            if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in signature.values()):
+                return False
+    return False
+
+
+def _encode(key: str, value: Any) -> Any:
+    """Plain values as they are; everything else as an object with one key that says what it is."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": str(value)}
+    if isinstance(value, list):
+        return [_encode(key, each) for each in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(key, each) for each in value]}
+    if isinstance(value, dict) and all(isinstance(each, str) for each in value):
+        return {"dict": {name: _encode(name, each) for name, each in value.items()}}
+    if isinstance(value, gym.Space):
+        return {"space": space_to_json(value)}
+    if isinstance(value, type):
+        return _encode_class(value, PART_CLASSES)
+    return {"custom": key}
+
+
+def _encode_class(cls: type, table: Mapping[str, str]) -> dict[str, str]:
+    for name, place in table.items():
+        module, _, attribute = place.partition(":")
+        # A class that exists has its module loaded already: nothing is imported to look.
+        if attribute == cls.__name__ and getattr(sys.modules.get(module), attribute, None) is cls:
+            return {"class": name}
+    return {"custom": cls.__name__}
+
+
+def _decode(value: Any, table: Mapping[str, str], custom: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_decode(each, table, custom) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) != 1:
+        raise CorruptFileError("an object with one key", f"{str(value)[:100]}", "write the file again")
+    [(kind, content)] = value.items()
+    if kind in {"class", "custom"}:
+        return _look_up(kind, content, table, custom)
+    if kind == "dict" and isinstance(content, dict):
+        return {name: _decode(each, table, custom) for name, each in content.items()}
+    if kind == "tuple" and isinstance(content, list):
+        return tuple(_decode(each, table, custom) for each in content)
+    if kind == "float" and content in {"inf", "-inf", "nan"}:
+        return float(content)
+    if kind == "space" and isinstance(content, dict):
+        return space_from_json(content)
+    raise CorruptFileError("a value of a kind this library writes", f"{str(value)[:100]}", "write the file again")
+
+
+def _look_up(kind: str, name: str, table: Mapping[str, str], custom: Mapping[str, Any]) -> Any:
+    if name in custom:
+        return custom[name]
+    if kind == "class" and name in table:
+        try:
+            return load_attr(table[name])
+        except ModuleNotFoundError as err:
+            raise MissingExtraError("sb3-contrib", "contrib") from err
+    raise ConfigError(
+        "a policy file made of classes this library knows",
+        f"the name {name!r}, which it does not know",
+        f"pass custom_objects={{{name!r}: ...}} with what that name stood for when the policy was saved",
+    )
