@@ -1,0 +1,72 @@
+"""Training metrics into the run folder's ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+
+from understudy.util.logger import HierarchicalLogger
+
+
+class MetricsWriter(KVWriter):
+    """One JSON object a line: ``step``, ``seconds`` since the start, then every number that was logged.
+
+    Lines are flushed at once, so what a killed run had logged is there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+        self._start = time.perf_counter()
+
+    def write(self, key_values: Mapping[str, Any], key_excluded: Mapping[str, Any], step: int = 0) -> None:
+        """Append one line; texts, videos and the like are left out, NaN and infinity become null."""
+        line: dict[str, Any] = {"step": int(step), "seconds": round(time.perf_counter() - self._start, 4)}
+        for key, value in key_values.items():
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                continue
+            line[key] = (int(number) if number.is_integer() else number) if math.isfinite(number) else None
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._file.close()
+
+
+def metrics_logger(folder: Path) -> HierarchicalLogger:
+    """A logger that writes ``folder/metrics.jsonl`` and prints nothing: the progress bar has the terminal."""
+    inner = Logger(folder=str(folder), output_formats=[MetricsWriter(folder / "metrics.jsonl")])
+    return HierarchicalLogger(inner, format_strs=())
+
+
+class MetricsCallback(BaseCallback):
+    """Adds a ``metrics.jsonl`` to whatever the Stable-Baselines3 model logs to, and keeps hold of the model.
+
+    ``model`` is there as soon as training has begun, also when it never ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.model: Any = None
+        super().__init__()
+        self._writer = MetricsWriter(path)
+
+    def _on_training_start(self) -> None:
+        self.logger.output_formats.append(self._writer)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Close the file; the model's logger no longer writes to it."""
+        if self.model is not None and self._writer in self.logger.output_formats:
+            self.logger.output_formats.remove(self._writer)
+        self._writer.close()

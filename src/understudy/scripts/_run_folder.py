@@ -1,0 +1,210 @@
+"""One folder a run: what was asked, what happened, what came out.
+
+``config.json`` (options, command, seed, versions, git state, data hash, hardware, wall-clock), ``metrics.jsonl`` (one
+line a logging step), ``results.json`` (returns and action errors that the report is drawn from), ``policy/`` and
+``report.html``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from understudy.errors import ConfigError, CorruptFileError
+from understudy.util.paths import write_atomically
+
+_PACKAGES = ("understudy", "torch", "stable-baselines3", "gymnasium", "numpy", "scipy")
+
+
+class RunFolder:
+    """A new folder for one run; ``config.json`` is there from the start with ``status`` "running"."""
+
+    def __init__(self, path: Path, *, verb: str, options: Any, seed: int, command: str | None = None) -> None:
+        """Create ``path``.
+
+        Args:
+            path: made with its parents; must not hold a run already.
+            verb: "train bc" and so on.
+            options: a dataclass instance, written in full.
+            seed: the seed everything else follows from.
+            command: None stands for the command line of this process.
+
+        Raises:
+            ConfigError: the folder holds a run already, or cannot be made.
+        """
+        self.path = path
+        self._start = time.perf_counter()
+        if (path / "config.json").exists():
+            raise ConfigError("an empty or new run folder", f"{path} with a run in it", "choose another --out")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"a folder that can be made: {path}", str(error), "choose another --out") from error
+        self.config: dict[str, Any] = {
+            "verb": verb,
+            "command": command_line() if command is None else command,
+            "status": "running",
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "wall_clock_seconds": 0.0,
+            "seed": seed,
+            "options": plain(options),
+            "versions": versions(),
+            "hardware": hardware(),
+            "git": git_state(Path.cwd()),
+        }
+        self.save_config()
+
+    def save_config(self, **facts: Any) -> None:
+        """Add facts to ``config.json`` and write it."""
+        self.config.update(plain(facts))
+        self.config["wall_clock_seconds"] = round(time.perf_counter() - self._start, 2)
+        write_json(self.path / "config.json", self.config)
+
+    def save_results(self, results: Any) -> None:
+        """Write ``results.json``."""
+        write_json(self.path / "results.json", plain(results))
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """Write the wall-clock and how the run ended; a run that failed before it wrote anything leaves nothing."""
+        if self.config["status"] != "running":
+            return
+        if kind is None:
+            self.save_config(status="finished")
+        elif issubclass(kind, KeyboardInterrupt):
+            self.save_config(status="interrupted")
+        elif {inside.name for inside in self.path.iterdir()} <= {"config.json"}:
+            (self.path / "config.json").unlink()  # a typo in an option should not leave a folder behind
+            self.path.rmdir()
+        else:
+            self.save_config(status="failed", error=str(error))
+
+
+def default_path(kind: str, env_id: str, root: Path = Path("output")) -> Path:
+    """``output/<kind>/<env>/<timestamp>``, free at this moment."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    base = root / kind / env_id.replace("/", "_").replace(":", "_")
+    path, n = base / stamp, 1
+    while path.exists():
+        n += 1
+        path = base / f"{stamp}-{n}"
+    return path
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write all or nothing."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    write_atomically(path, text.encode())
+
+
+def read_json(path: Path) -> Any:
+    """The content, with a typed error instead of a traceback.
+
+    Raises:
+        CorruptFileError: not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CorruptFileError("a JSON file of a run", f"{path}: {error}", "run the command again") from error
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All complete lines of a ``metrics.jsonl``; a line cut short by a kill is left out; no file means no lines."""
+    lines: list[dict[str, Any]] = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                continue
+    return lines
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, arrays, paths and numbers as JSON has them; NaN and infinity become None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars, tensors
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
+
+
+def command_line() -> str:
+    """What to type to run this again."""
+    program = Path(sys.argv[0]).name
+    name = "understudy" if program in ("understudy", "cli.py", "__main__.py") else program
+    return shlex.join([name, *sys.argv[1:]])
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that decide a run's numbers."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            if package == "understudy":
+                from understudy import __version__
+
+                found[package] = __version__
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, torch's threads (they decide the last bits of a result) and accelerators."""
+    import torch
+
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the working directory and whether it has changes; None outside a repository."""
+
+    def git(*args: str) -> str:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=10, check=True
+        )
+        return answer.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,98 @@
+"""Returns of several policies as one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from understudy.evaluation.statistics import Interval, iqm, stratified_bootstrap
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """One row: a policy's returns over its episodes."""
+
+    name: str
+    iqm: Interval
+    """Interquartile mean with its 95 % bootstrap interval over episodes; NaN ends for a single episode."""
+    mean: float
+    std: float
+    low: float
+    high: float
+    episodes: int
+    mean_length: float
+    """In steps."""
+
+
+def summarise(name: str, returns: Any, lengths: Any) -> Summary:
+    """Summarise finite returns of shape (episode,)."""
+    returns, lengths = np.asarray(returns, dtype=np.float64), np.asarray(lengths)
+    if len(returns) < 2:
+        interval = Interval(float(iqm(returns)), math.nan, math.nan)
+    else:
+        interval = stratified_bootstrap(returns)
+    return Summary(
+        name=name,
+        iqm=interval,
+        mean=float(returns.mean()),
+        std=float(returns.std()),
+        low=float(returns.min()),
+        high=float(returns.max()),
+        episodes=len(returns),
+        mean_length=float(lengths.mean()),
+    )
+
+
+def summarise_all(returns: Mapping[str, Mapping[str, Any]]) -> list[Summary]:
+    """One row a policy from ``results.json``'s ``returns``."""
+    return [summarise(name, row["returns"], row["lengths"]) for name, row in returns.items()]
+
+
+def number(value: float) -> str:
+    """Short and without surprises: 500, 497.3, 0.0142, −1 432."""
+    if not math.isfinite(value):
+        return "–"
+    if value == 0 or abs(value) >= 1000:
+        text = f"{value:,.0f}".replace(",", "\u202f")
+    elif abs(value) >= 10:
+        text = f"{value:.1f}".removesuffix(".0")
+    else:
+        text = f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def interval_text(interval: Interval) -> str:
+    """The ends of an interval, or why there are none."""
+    if not math.isfinite(interval.low):
+        return "needs 2 episodes"
+    return f"{number(interval.low)} … {number(interval.high)}"
+
+
+def print_table(rows: list[Summary], console: Console, title: str) -> None:
+    """Print the table that every verb ends with."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    table.add_column("policy")
+    table.add_column("return (IQM)", justify="right", style="bold")
+    table.add_column("95 % interval", justify="right")
+    table.add_column("mean ± std", justify="right")
+    table.add_column("steps", justify="right")
+    table.add_column("episodes", justify="right")
+    for row in rows:
+        table.add_row(
+            row.name,
+            number(row.iqm.point),
+            interval_text(row.iqm),
+            f"{number(row.mean)} ± {number(row.std)}",
+            number(row.mean_length),
+            str(row.episodes),
+        )
+    console.print(table)

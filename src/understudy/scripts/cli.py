@@ -1,0 +1,134 @@
+"""The console command ``understudy``.
+
+The verbs stand in one table; a verb's module is imported when it is called, so that help is quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """What stands after ``understudy``; ``options`` is the dataclass in ``module`` whose ``run`` does the work."""
+
+    module: str
+    options: str
+    summary: str
+
+
+VERBS = {
+    "demo": Verb("understudy.scripts.demo", "Demo", "see an expert cloned, from demonstrations to report"),
+    "train bc": Verb("understudy.scripts.train_bc", "TrainBC", "clone an expert or a dataset (behavioural cloning)"),
+    "train rl": Verb("understudy.scripts.train_rl", "TrainRL", "train an expert with reinforcement learning"),
+    "rollout": Verb("understudy.scripts.rollout", "Rollout", "record a policy into a dataset"),
+    "evaluate": Verb("understudy.scripts.evaluate", "Evaluate", "compare policies: returns with intervals"),
+    "inspect": Verb("understudy.scripts.inspect", "Inspect", "look demonstrations over before training on them"),
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        args: without the program's name; None takes those of the process.
+
+    Returns:
+        0 for success, 1 if `inspect` found errors, 2 for a mistake in options or data (said in three parts, without a
+        traceback), 130 after Ctrl-C.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if args[:1] == ["--version"]:
+        from understudy import __version__
+
+        print(f"understudy {__version__}")
+        return 0
+    name = _verb_in(args)
+    if name is None:
+        return _overview(args)
+    from rich.console import Console
+
+    from understudy.errors import UnderstudyError
+
+    try:
+        options = parse(name, args[len(name.split()) :])
+        return int(options.run(Console()))
+    except UnderstudyError as error:
+        _explain(error)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def parse(name: str, args: Sequence[str]) -> Any:
+    """The verb's options from the arguments after it; help and usage errors exit as argparse's do."""
+    import tyro
+
+    verb = VERBS[name]
+    options = getattr(import_module(verb.module), verb.options)
+    return tyro.cli(options, prog=f"understudy {name}", args=list(args), config=(tyro.conf.OmitArgPrefixes,))
+
+
+def _verb_in(args: Sequence[str]) -> str | None:
+    for words in (2, 1):
+        name = " ".join(args[:words])
+        if name in VERBS and len(args) >= words:
+            return name
+    return None
+
+
+def _overview(args: Sequence[str]) -> int:
+    """Help on all verbs or on one family of them; 2 if that is not what was asked for."""
+    family = args[0] if args and any(name.startswith(args[0] + " ") for name in VERBS) else ""
+    rest = args[1:] if family else args
+    if rest and rest[0] not in ("-h", "--help", "help"):
+        from understudy.errors import ConfigError
+
+        asked = " ".join(args[: 2 if family else 1])
+        close = difflib.get_close_matches(asked, VERBS, n=1)
+        _explain(
+            ConfigError(
+                f"a verb: {', '.join(VERBS)}",
+                repr(asked),
+                f"understudy {close[0]}" if close else "understudy --help",
+            )
+        )
+        return 2
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print("[bold]understudy[/bold] learns by watching: clone experts, record, inspect and evaluate.\n")
+    table = Table.grid(padding=(0, 3))
+    for name, verb in VERBS.items():
+        if not family or name.startswith(family + " "):
+            table.add_row(f"  understudy [bold]{name}[/bold]", verb.summary)
+    console.print(table)
+    console.print("\nStart with [bold]understudy demo[/bold]. Every verb explains its options: understudy VERB --help")
+    return 0
+
+
+def _explain(error: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    parts = Table.grid(padding=(0, 2))
+    for label, text in (("expected", error.expected), ("got", error.got), ("do this", error.do)):
+        parts.add_row(Text(label, style="dim"), Text(str(text)))
+    console = Console(stderr=True)
+    console.print("[bold red]error[/bold red]")
+    console.print(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""``understudy evaluate``: what policies earn, with intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+from understudy.scripts._parts import Environment, Evaluation, environment_closed, load_any_policy
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Evaluate policies in an environment.
+
+    Prints the interquartile mean (IQM: the mean of the middle half of the episodes) with its 95 % bootstrap interval
+    over episodes. All policies meet the same seeds.
+
+        understudy evaluate CartPole-v1 --policy random bundled output/bc/CartPole-v1/2026-01-01_12-00-00
+    """
+
+    environment: Environment
+
+    policy: tuple[str, ...] = ("bundled",)
+    """Who acts: bundled, random, zero, or paths of saved policies or run folders; several are compared."""
+
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+
+    seed: int = 0
+    """Decides environments and sampled actions."""
+
+    json: bool = False
+    """Print one JSON object with every episode instead of a table."""
+
+    progress_bar: bool = True
+    """Show progress with the time left."""
+
+    def run(self, console: Console) -> int:
+        """Evaluate and print."""
+        from understudy.scripts._run_folder import plain
+        from understudy.scripts._summary import print_table, summarise_all
+        from understudy.scripts._training import evaluate_all
+
+        with environment_closed(self.environment, self.seed) as venv:
+            policies = {
+                name: None if name == "random" else load_any_policy(name, venv, self.environment)
+                for name in self.policy
+            }
+        returns = evaluate_all(
+            policies, self.environment, self.evaluation, self.seed, progress_bar=self.progress_bar and not self.json
+        )
+        rows = summarise_all(returns)
+        if self.json:
+            answer = {"env_id": self.environment.env_id, "seed": self.seed, "summaries": rows, "episodes": returns}
+            print(json.dumps(plain(answer), allow_nan=False))
+        else:
+            print_table(rows, console, f"Returns in {self.environment.env_id}")
+        return 0
