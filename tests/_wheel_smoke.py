@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pkgutil
 import socket
-import sys
 import tempfile
 from importlib import import_module
 from importlib.util import find_spec
@@ -50,6 +49,21 @@ def import_everything() -> None:
     assert found > 10
 
 
+def extras_name_themselves() -> None:
+    from understudy.errors import MissingExtraError
+    from understudy.util.logger import make_output_format
+
+    for extra in ("tensorboard", "wandb"):
+        try:
+            make_output_format(extra, "logs")
+        except MissingExtraError as error:
+            if f"pip install 'understudy[{extra}]'" not in str(error):
+                raise
+        else:
+            raise AssertionError(f"{extra} is not installed, but asking for it raised nothing")
+    print("missing extras name themselves")
+
+
 def clone() -> None:
     """A sign task: action 1 exactly where the first observation is positive."""
     import gymnasium as gym
@@ -77,5 +91,5 @@ if __name__ == "__main__":
     present = [name for name in EXTRAS_ABSENT if find_spec(name)]
     assert not present, f"this environment holds extras: {present}"
     import_everything()
+    extras_name_themselves()
     clone()
-    sys.stdout.flush()

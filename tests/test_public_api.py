@@ -78,7 +78,7 @@ def render() -> str:
         for name in public_names(module):
             value = getattr(module, name)
             if path == "understudy":  # the door only points; the object is described where it lives
-                lines.append(f"  {name} -> {value.__module__}" if hasattr(value, "__module__") else f"  {name}")
+                lines.append(f"  {name} -> {understudy._DOOR[name]}" if name in understudy._DOOR else f"  {name}")
             else:
                 lines += describe(value, name)
     return "\n".join(lines) + "\n"

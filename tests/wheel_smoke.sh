@@ -33,5 +33,5 @@ echo "== wheel: import every public module, then a small clone, from another dir
 mkdir "$work/elsewhere"
 cd "$work/elsewhere"
 env -u PYTHONPATH OMP_NUM_THREADS=1 "$work/venv/bin/python" -W error::ImportWarning "$root/tests/_wheel_smoke.py"
-env -u PYTHONPATH "$work/venv/bin/understudy" --help >/dev/null
+env -u PYTHONPATH OMP_NUM_THREADS=1 "$work/venv/bin/understudy" demo --n-demonstrations 4 --n-epochs 1 --n-eval-episodes 8 --no-progress-bar
 echo "== wheel: fine"

@@ -97,9 +97,10 @@ def test_actions_outside_the_space() -> None:
     discrete = _arrays(acts=np.arange(60) % 3 + 1)
     assert _codes(discrete, action_space=spaces.Discrete(3))["actions-outside"].severity is Severity.ERROR
     assert "actions-outside" not in _codes(discrete, action_space=spaces.Discrete(3, start=1))
-    assert "1 of 4 actions never occur (4)" in _codes(discrete, action_space=spaces.Discrete(4, start=1))[
-        "unused-actions"
-    ].what
+    assert (
+        "1 of 4 actions never occur (4)"
+        in _codes(discrete, action_space=spaces.Discrete(4, start=1))["unused-actions"].what
+    )
 
 
 def test_spaces_of_another_environment_are_errors() -> None:
@@ -134,9 +135,10 @@ def test_repeated_steps_and_contradictions() -> None:
 
 def test_copied_episodes_are_named() -> None:
     trajectories = _healthy()
-    assert "1 of 5 episodes are exact copies of earlier ones (4)" in _codes([*trajectories, trajectories[1]])[
-        "duplicate-episodes"
-    ].what
+    assert (
+        "1 of 5 episodes are exact copies of earlier ones (4)"
+        in _codes([*trajectories, trajectories[1]])["duplicate-episodes"].what
+    )
 
 
 def test_missing_ends() -> None:

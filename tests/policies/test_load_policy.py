@@ -111,7 +111,7 @@ def test_missing_and_damaged_files(tmp_path, ppo, cartpole_venv):
     save_stable_model(tmp_path, ppo)
     sidecar = tmp_path / "policy.safetensors"
     sidecar.write_bytes(sidecar.read_bytes()[:-1])
-    with pytest.raises(CorruptFileError, match="policy.safetensors"):
+    with pytest.raises(CorruptFileError, match=r"policy\.safetensors"):
         load_policy("ppo", cartpole_venv, path=tmp_path)
 
 

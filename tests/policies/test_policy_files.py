@@ -19,10 +19,11 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
-from understudy.errors import ConfigError, CorruptFileError, UntrustedFileError
+from understudy.errors import ConfigError, CorruptFileError, MissingExtraError, UntrustedFileError
 from understudy.policies.base import (
     FeedForward32Policy,
     NormalizeFeaturesExtractor,
+    OffsetFeedForward32Policy,
     RandomPolicy,
     SAC1024Policy,
     ZeroPolicy,
@@ -58,6 +59,7 @@ CASES = {
     "image": (ActorCriticCnnPolicy, IMAGE, spaces.Discrete(3), {}),
     "dict": (MultiInputActorCriticPolicy, DICT, CONTINUOUS, {"normalize_images": False}),
     "feed-forward 32": (FeedForward32Policy, VECTOR, spaces.Discrete(3), NORMALIZED),
+    "offset": (OffsetFeedForward32Policy, VECTOR, spaces.Discrete(3, start=5), {}),
     "ema": (
         FeedForward32Policy,
         VECTOR,
@@ -197,6 +199,54 @@ class OwnPolicy(ActorCriticPolicy):
     pass
 
 
+class Keeps(FlattenExtractor):
+    def __init__(self, observation_space: spaces.Space, **kept: object) -> None:
+        super().__init__(observation_space)
+        self.kept = kept
+
+
+def test_every_kind_of_plain_argument_survives(tmp_path):
+    kept = {
+        "numbers": [1, 2.5, -np.inf, True, None],
+        "pair": (1, ("a", [2])),
+        "nested": {"class": "not a class", "inner": {"x": np.float32(0.5), "y": np.int64(3)}},
+        "space": spaces.Discrete(3, start=1),
+        "layer": nn.Tanh,
+        "normalizer": EMANorm,
+    }
+    policy = ActorCriticPolicy(
+        VECTOR, CONTINUOUS, constant(1e-3), features_extractor_class=Keeps, features_extractor_kwargs=kept
+    )
+    save_policy(policy, tmp_path / "p")
+    loaded = load_saved_policy(tmp_path / "p", "cpu", {"Keeps": Keeps})
+    assert isinstance(loaded.features_extractor, Keeps)
+    assert loaded.features_extractor.kept == kept
+
+
+def test_maskable_policies_of_sb3_contrib(tmp_path, monkeypatch):
+    policies = pytest.importorskip("sb3_contrib.common.maskable.policies")
+    save_policy(policies.MaskableActorCriticPolicy(VECTOR, spaces.Discrete(3), constant(1e-3)), tmp_path / "p")
+    loaded = load_saved_policy(tmp_path / "p", device="cpu")
+    assert type(loaded) is policies.MaskableActorCriticPolicy
+    masks = np.array([[False, True, False]])
+    assert loaded.predict(np.zeros((1, 4), np.float32), action_masks=masks)[0].tolist() == [1]
+    monkeypatch.setitem(sys.modules, "sb3_contrib.common.maskable.policies", None)
+    with pytest.raises(MissingExtraError, match="contrib"):
+        load_saved_policy(tmp_path / "p")
+
+
+def test_a_state_without_tensors_is_refused_at_saving(tmp_path):
+    class WithExtraState(ActorCriticPolicy):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"a": 1}
+
+        def set_extra_state(self, state: object) -> None: ...
+
+    with pytest.raises(ConfigError, match="state_dict of tensors"):
+        save_policy(WithExtraState(VECTOR, CONTINUOUS, constant(1e-3)), tmp_path / "p")
+    assert list(tmp_path.iterdir()) == []
+
+
 class ReLU(nn.ReLU):
     """Named like torch's, but another class."""
 
@@ -270,6 +320,7 @@ def rewrite(file, change) -> None:
         ({"policy": {"custom": "subprocess.Popen"}}, ConfigError, "custom_objects"),
         ({"policy": {"class": "Tanh"}}, ConfigError, "custom_objects"),
         ({"policy": {"evil": 1}}, CorruptFileError, "evil"),
+        ({"policy": {"class": "Tanh", "custom": "x"}}, CorruptFileError, "one key"),
         ({"policy": {"class": "TD3Policy"}}, CorruptFileError, "TD3Policy"),
         ({"parameters": {"net_arch": [10**9]}}, CorruptFileError, "layers"),
         ({"parameters": {"activation_fn": {"class": "os.system"}}}, ConfigError, "custom_objects"),

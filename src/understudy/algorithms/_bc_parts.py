@@ -15,11 +15,11 @@ from torch import Tensor
 
 from understudy.algorithms._supervised import check_budget
 from understudy.data import rollout
-from understudy.data.dict_obs import map_maybe_dict
-from understudy.data.types import TransitionMapping, maybe_unwrap_dictobs
+from understudy.data.dict_obs import map_maybe_dict, maybe_unwrap_dictobs
+from understudy.data.types import TransitionMapping
 from understudy.errors import EmptyDataError
 from understudy.functional.cloning import HeadTerms, cloning_loss, l2_norm
-from understudy.policies.heads import action_offset
+from understudy.policies.heads import as_targets, log_likelihood
 from understudy.util.logger import HierarchicalLogger
 from understudy.util.tensors import safe_to_tensor
 
@@ -32,7 +32,7 @@ class BCTrainingMetrics:
     """Mean negative log-likelihood of the expert's actions, in nats."""
 
     entropy: Tensor | None
-    """Mean entropy of the policy, in nats; None where it has no closed form."""
+    """Mean entropy of the policy, in nats; where it has no closed form, its estimate −log π at the expert's action."""
 
     ent_loss: Tensor
     """−ent_weight · entropy."""
@@ -88,17 +88,14 @@ class BehaviorCloningLossCalculator:
             acts: shape (batch, *act), in the environment's values.
         """
         tensors = map_maybe_dict(lambda x: safe_to_tensor(x).to(policy.device), maybe_unwrap_dictobs(obs))
-        targets = safe_to_tensor(acts).to(policy.device) - torch.as_tensor(
-            action_offset(policy.action_space), device=policy.device
-        )
-        distribution = policy.get_distribution(tensors)
-        log_prob, entropy = distribution.log_prob(targets), distribution.entropy()
-        terms = HeadTerms(log_prob, torch.zeros_like(log_prob) if entropy is None else entropy)
+        dtype = next(policy.parameters()).dtype
+        targets = as_targets(safe_to_tensor(acts).to(policy.device), policy.action_space, dtype)
+        terms = log_likelihood(policy, tensors, targets)
         metrics = training_metrics(terms, policy, self.ent_weight, self.l2_weight)
         if self.l2_weight:  # the shared metrics are detached from the weights; this loss must not be
             l2_loss = self.l2_weight * 0.5 * torch.stack([p.square().sum() for p in policy.parameters()]).sum()
             metrics = dataclasses.replace(metrics, l2_loss=l2_loss, loss=metrics.loss - metrics.l2_loss + l2_loss)
-        return dataclasses.replace(metrics, entropy=None) if entropy is None else metrics
+        return metrics
 
 
 @dataclasses.dataclass(frozen=True)

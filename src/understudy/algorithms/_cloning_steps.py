@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, MlpExtractor
 from torch import Tensor, nn
 
 from understudy.data.batches import Batch, ObsTensor
 from understudy.functional.cloning import HeadTerms, cloning_loss
-from understudy.policies.heads import Head, as_targets, head_of
+from understudy.policies.heads import Head, acts_by_its_parts, as_targets, head_of, log_likelihood
 from understudy.util.flat_mlp import ClosedFormMLP, FlatAdam, FlatParameters, Layer, clip_norm, plain_layers
 
 StepPath = Literal["closed_form", "autograd", "compiled"]
@@ -51,13 +51,12 @@ class CloningStep:
         self.optimizer = optimizer
         self.settings = settings
         self._minibatch_size = minibatch_size
-        self._head = head_of(policy) if _acts_by_its_parts(policy) else None
-        self._dtype = next(policy.parameters()).dtype
+        self._dtype = torch.float32
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """While this is open the policy is in training mode."""
-        self.policy.set_training_mode(True)
+        self.refresh()
         yield
 
     def prepare(self, chunk: Batch) -> Batch:
@@ -90,33 +89,15 @@ class CloningStep:
     def refresh(self) -> None:
         """Back to training mode: a callback's ``predict`` leaves evaluation mode behind."""
         self.policy.set_training_mode(True)
+        self._dtype = next(self.policy.parameters()).dtype
 
     def _terms(self, obs: ObsTensor, acts: Tensor) -> HeadTerms:
-        policy = self.policy
-        if self._head is not None:
-            features = BasePolicy.extract_features(policy, obs, policy.pi_features_extractor)
-            return self._head.terms(policy.action_net(policy.mlp_extractor.forward_actor(features)), acts)
-        distribution = policy.get_distribution(obs)
-        shaped = acts.reshape(-1, *policy.action_space.shape) if policy.action_space.shape else acts
-        log_prob = distribution.log_prob(shaped)
-        entropy = distribution.entropy()
-        # A squashed Gaussian's entropy has no closed form; −log π is its unbiased estimate at one action.
-        return HeadTerms(log_prob, -log_prob if entropy is None else entropy)
+        return log_likelihood(self.policy, obs, acts)
 
     def _minibatches(self, batch: Batch) -> Sequence[Batch]:
         if self._minibatch_size is None or len(batch) <= self._minibatch_size:
             return (batch,)
         return tuple(batch.split(self._minibatch_size))
-
-
-def _acts_by_its_parts(policy: ActorCriticPolicy) -> bool:
-    """Whether the policy's distribution comes from its parts the way Stable-Baselines3 puts them together."""
-    kind = type(policy)
-    return (
-        kind.get_distribution is ActorCriticPolicy.get_distribution
-        and kind._get_action_dist_from_latent is ActorCriticPolicy._get_action_dist_from_latent
-        and kind.extract_features is ActorCriticPolicy.extract_features
-    )
 
 
 class AutogradStep(CloningStep):
@@ -193,12 +174,12 @@ class ClosedFormStep(CloningStep):
     @contextmanager
     def running(self) -> Iterator[None]:
         """While this is open the actor's parameters are views into one vector."""
-        with super().running():
-            self._pack()
-            try:
+        self._pack()
+        try:
+            with super().running():
                 yield
-            finally:
-                self._release()
+        finally:
+            self._release()
 
     def _pack(self) -> None:
         actor = [p for layer in self._layers for p in layer.linear.parameters()] + list(self._closed_head.parameters)
@@ -219,7 +200,6 @@ class ClosedFormStep(CloningStep):
         """Training mode, and everything packed again if someone moved the policy or loaded a state."""
         super().refresh()
         if not self._flat.intact() or (self._adam is not None and not self._adam.intact()):
-            self._dtype = next(self.policy.parameters()).dtype
             self._pack()
 
     def prepare(self, chunk: Batch) -> Batch:
@@ -274,7 +254,7 @@ class ClosedFormStep(CloningStep):
 
 def closed_form_layers(policy: ActorCriticPolicy) -> list[Layer] | None:
     """The actor as plain layers on features that need no gradient, or None if it is anything else."""
-    if not _acts_by_its_parts(policy) or head_of(policy) is None or type(policy.mlp_extractor) is not MlpExtractor:
+    if not acts_by_its_parts(policy) or head_of(policy) is None or type(policy.mlp_extractor) is not MlpExtractor:
         return None
     extractor = policy.pi_features_extractor
     if any(True for _ in extractor.parameters()) or extractor._forward_hooks or policy.mlp_extractor._forward_hooks:

@@ -48,7 +48,8 @@ from understudy.data.demonstrations import BatchStream, Demonstrations, as_demon
 from understudy.data.rollout import check_policy_spaces
 from understudy.data.types import AnyPath, TransitionsMinimal
 from understudy.errors import ConfigError, SpaceMismatchError, UnsupportedSpaceError
-from understudy.policies.base import FeedForward32Policy
+from understudy.policies.base import FeedForward32Policy, OffsetFeedForward32Policy
+from understudy.policies.heads import action_offset
 from understudy.util.logger import HierarchicalLogger
 from understudy.util.seeding import make_seeds, torch_generator, torch_seeded
 
@@ -164,8 +165,9 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
             return policy if device == "auto" else policy.to(get_device(device))
         extractor = CombinedExtractor if isinstance(self.observation_space, spaces.Dict) else FlattenExtractor
         # Stable-Baselines3 draws initial weights from torch's global generator.
+        policy_class = OffsetFeedForward32Policy if np.any(action_offset(self.action_space)) else FeedForward32Policy
         with torch_seeded(self.rng):
-            own = FeedForward32Policy(
+            own = policy_class(
                 observation_space=self.observation_space,
                 action_space=self.action_space,
                 lr_schedule=lambda _: _DEFAULT_LEARNING_RATE,
@@ -398,12 +400,26 @@ def _check_spaces(observation_space: gym.Space[Any], action_space: gym.Space[Any
             got=str(action_space),
             do="flatten nested actions with a wrapper",
         )
-    parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
+    if len(action_space.shape or ()) > 1 and not isinstance(action_space, spaces.Box):
+        raise UnsupportedSpaceError(
+            expected="discrete actions in one row",
+            got=f"{action_space} of shape {action_space.shape}",
+            do="flatten the actions with a wrapper",
+        )
+    parts = (
+        list(observation_space.spaces.values()) if isinstance(observation_space, spaces.Dict) else [observation_space]
+    )
     if not all(isinstance(part, flat) for part in parts):
         raise UnsupportedSpaceError(
             expected="an observation space of Box, Discrete, MultiDiscrete, MultiBinary, or one Dict of these",
             got=str(observation_space),
             do="flatten nested observations with gymnasium.wrappers.FlattenObservation",
+        )
+    if any(np.any(action_offset(part)) for part in parts):
+        raise UnsupportedSpaceError(
+            expected="discrete observations that start at 0 (Stable-Baselines3 encodes them so)",
+            got=str(observation_space),
+            do="shift the observations with gymnasium.wrappers.TransformObservation",
         )
 
 
@@ -415,14 +431,11 @@ def _check_policy(policy: ActorCriticPolicy, observation_space: gym.Space[Any], 
             do="pass PPO(...).policy, or leave policy out for a small network",
         )
     check_policy_spaces(policy, observation_space, action_space)
-    shifted = isinstance(action_space, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(
-        np.asarray(getattr(action_space, "start", 0))
-    )
-    if shifted and not isinstance(policy, FeedForward32Policy):
+    if np.any(action_offset(action_space)) and not isinstance(policy, OffsetFeedForward32Policy):
         raise UnsupportedSpaceError(
             expected="actions that start at 0 for a Stable-Baselines3 policy, which always answers 0 … n-1",
             got=str(action_space),
-            do="leave `policy` out (FeedForward32Policy adds the start), or shift the environment's actions",
+            do="leave `policy` out (OffsetFeedForward32Policy adds the start), or shift the environment's actions",
         )
 
 

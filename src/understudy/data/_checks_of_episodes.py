@@ -73,7 +73,7 @@ def _ends(demos: Demonstrations) -> Iterator[RawFinding]:
             "warning",
             "time-limit-as-termination",
             f"{int(longest.sum())} of {len(lengths)} episodes end as terminated at exactly {lengths.max()} steps",
-            "this looks like a time limit: mark it `truncated`, not `dones`, or values are learned as if all ended there",
+            "this looks like a time limit: mark it `truncated`, not `dones`, or critics learn that nothing follows",
         )
 
 
@@ -113,7 +113,8 @@ def _copies(demos: Demonstrations, obs: Mapping[str, np.ndarray]) -> Iterator[Ra
         yield (
             "warning",
             "duplicate-episodes",
-            f"{len(copies)} of {demos.n_episodes} episodes are exact copies of earlier ones ({named(np.array(copies))})",
+            f"{len(copies)} of {demos.n_episodes} episodes are exact copies of earlier ones "
+            f"({named(np.array(copies))})",
             "drop them; if they came from a rollout, every environment had the same seed",
         )
 

@@ -61,7 +61,8 @@ def _not_finite(name: str, array: np.ndarray, demos: Demonstrations) -> Iterator
         yield (
             "error",
             "nan-values",
-            f"{name}: NaN or infinity in {len(rows)} of {len(array)} steps{where}, first at {place(int(rows[0]), demos)}",
+            f"{name}: NaN or infinity in {len(rows)} of {len(array)} steps{where}, first at "
+            f"{place(int(rows[0]), demos)}",
             "drop these episodes, or repair the sensor or the code that wrote them; training refuses them",
         )
 

@@ -8,9 +8,23 @@ import numpy as np
 from gymnasium import spaces
 
 from understudy.data.dict_obs import DictObs, Observation
-from understudy.errors import DataError, NonFiniteDataError, SpaceMismatchError
+from understudy.errors import DataError, NonFiniteDataError, SpaceMismatchError, UnsupportedSpaceError
 
 _CHUNK = 1 << 20  # rows looked at together: a check never copies a whole data set
+
+
+def check_numeric(name: str, values: Observation) -> None:
+    """Raise DataError unless these are numbers that torch can hold: no objects, text, complex or extended precision."""
+    if isinstance(values, DictObs):
+        for key, array in values.items():
+            check_numeric(f"{name}[{key!r}]", array)
+        return
+    if values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
+        raise DataError(
+            expected=f"`{name}` as numbers of at most 64 bits",
+            got=f"dtype {values.dtype}",
+            do="convert it, for example with .astype(numpy.float32)",
+        )
 
 
 def check_finite(name: str, values: Observation, episode_offsets: np.ndarray) -> None:
@@ -66,8 +80,18 @@ def fitted_obs(obs: Observation, space: spaces.Space[Any], name: str) -> Observa
     return _fitted_array(obs, space, name)
 
 
+def _shape_of(space: spaces.Space[Any], name: str) -> tuple[int, ...]:
+    if space.shape is None:
+        raise UnsupportedSpaceError(
+            expected=f"`{name}` from a Box, Discrete, MultiDiscrete or MultiBinary space (or a Dict of them)",
+            got=str(space),
+            do="flatten it, for example with gymnasium.wrappers.FlattenObservation",
+        )
+    return space.shape
+
+
 def _fitted_array(obs: np.ndarray, space: spaces.Space[Any], name: str) -> np.ndarray:
-    shape = space.shape or ()
+    shape = _shape_of(space, name)
     if obs.shape[1:] == shape:
         fitted = obs
     elif isinstance(space, spaces.Discrete) and obs.shape[1:] == (1,):
@@ -81,8 +105,7 @@ def _fitted_array(obs: np.ndarray, space: spaces.Space[Any], name: str) -> np.nd
             f"rows of shape {obs.shape[1:]}",
             "use the spaces of the environment the demonstrations were recorded in",
         )
-    if isinstance(space, spaces.Discrete):
-        _check_integers(fitted, space, name, int(space.start), int(space.start + space.n))
+    _check_choices(fitted, space, name)
     return fitted
 
 
@@ -92,32 +115,38 @@ def fitted_acts(acts: np.ndarray, space: spaces.Space[Any]) -> np.ndarray:
     Raises:
         SpaceMismatchError: their shape or values do not fit. Continuous actions outside the bounds pass: an expert's
             unclipped samples are still the best targets there are.
+        UnsupportedSpaceError: a space without one fixed shape.
     """
-    shape = space.shape or ()
+    shape = _shape_of(space, "acts")
     if acts.shape[1:] != shape:
-        if int(np.prod(acts.shape[1:])) != int(np.prod(shape)) or (shape and len(shape) > 1):
+        if [size for size in acts.shape[1:] if size != 1] != [size for size in shape if size != 1]:
             raise _mismatch(
                 "acts", space, f"rows of shape {acts.shape[1:]}", "use the action space the expert acted in"
             )
         acts = acts.reshape(len(acts), *shape)
+    _check_choices(acts, space, "acts")
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)) and acts.dtype.kind == "f":
-        whole = acts.astype(np.int64)
-        if (whole != acts).any():
-            raise _mismatch("acts", space, "numbers that are not whole", "pass the index of each chosen action")
-        acts = whole
-    if isinstance(space, spaces.Discrete):
-        _check_integers(acts, space, "acts", int(space.start), int(space.start + space.n))
-    elif isinstance(space, spaces.MultiDiscrete):
-        start = np.asarray(getattr(space, "start", np.zeros_like(space.nvec)))
-        _check_integers(acts, space, "acts", start, start + space.nvec)
-    elif isinstance(space, spaces.MultiBinary):
-        _check_integers(acts.astype(np.int8, copy=False), space, "acts", 0, 2)
-    elif acts.dtype.kind not in "fiu":
-        raise DataError(expected="numeric actions", got=f"dtype {acts.dtype}", do="convert them to float32")
+        return acts.astype(np.int64)
+    if isinstance(space, spaces.Box) and acts.dtype.kind == "b":
+        raise _mismatch("acts", space, "booleans", "convert them to float32")
     return acts
 
 
-def _check_integers(values: np.ndarray, space: spaces.Space[Any], name: str, low: Any, high: Any) -> None:
+def _check_choices(values: np.ndarray, space: spaces.Space[Any], name: str) -> None:
+    """Whole numbers within the space, where it is one of choices; any type may hold them."""
+    low: Any
+    high: Any
+    if isinstance(space, spaces.Discrete):
+        low, high = int(space.start), int(space.start + space.n)
+    elif isinstance(space, spaces.MultiDiscrete):
+        low = np.asarray(getattr(space, "start", np.zeros_like(space.nvec)))
+        high = low + space.nvec
+    elif isinstance(space, spaces.MultiBinary):
+        low, high = 0, 2
+    else:
+        return
+    if values.dtype.kind == "f" and (np.floor(values) != values).any():
+        raise _mismatch(name, space, "numbers that are not whole", "pass the index of each choice")
     outside = (values < low) | (values >= high)
     if outside.any():
         row = int(np.argwhere(outside)[0][0])

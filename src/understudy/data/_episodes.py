@@ -124,7 +124,11 @@ class EpisodeRecorder:
     def cut(self, env: int, last_obs: Any = None, terminal: bool = False, truncated: bool = False) -> TrajectoryWithRew:
         """End the running episode of one environment here; without ``last_obs``, at its current observation."""
         start, stop = int(self._start[env]), self._rows
-        last = {name: array[env] for name, array in self._current.items()} if last_obs is None else _parts(last_obs)
+        last = (
+            {name: np.asarray(array[env]) for name, array in self._current.items()}
+            if last_obs is None
+            else _parts(last_obs)
+        )
         assert self._acts is not None, "no step was recorded"
         assert self._rews is not None
         infos = None

@@ -20,10 +20,9 @@ class GrowingArray:
     def __init__(self, capacity: int = 64) -> None:
         self._capacity = capacity
         self._data: np.ndarray | None = None
+        self._shape: tuple[int, ...] = ()
+        self._dtype: np.dtype[Any] | None = None
         self._len = 0
-
-    def __len__(self) -> int:
-        return self._len
 
     def append(self, row: Any) -> None:
         """Copy one row in.
@@ -31,22 +30,37 @@ class GrowingArray:
         Raises:
             DataError: another shape than the rows before.
         """
-        row = np.asarray(row)
-        data = self._data
-        if data is None:
-            data = self._data = np.empty((self._capacity, *row.shape), row.dtype)
-        if row.shape != data.shape[1:]:
+        # Once a step of an environment: the common case stands first and asks little.
+        if type(row) is np.ndarray and row.dtype is self._dtype and row.shape == self._shape:
+            if self._len == self._capacity:
+                self._grow()
+        else:
+            row = np.asarray(row)
+            self._make_fit(row)
+        self._data[self._len] = row  # type: ignore[index]
+        self._len += 1
+
+    def _make_fit(self, row: np.ndarray) -> None:
+        if self._data is None:
+            self._data = np.empty((self._capacity, *row.shape), row.dtype)
+            self._shape = row.shape
+        if row.shape != self._shape:
             raise DataError(
-                expected=f"shape {data.shape[1:]}, as at the steps before",
+                expected=f"shape {self._shape}, as at the steps before",
                 got=f"shape {row.shape} at step {self._len}",
                 do="let the environment return arrays of one shape",
             )
-        if row.dtype != data.dtype and (wider := np.result_type(row.dtype, data.dtype)) != data.dtype:
-            data = self._data = data.astype(wider)
-        if self._len == len(data):
-            data = self._data = np.concatenate([data, np.empty_like(data)])
-        data[self._len] = row
-        self._len += 1
+        wider = np.result_type(row.dtype, self._data.dtype)
+        if wider != self._data.dtype:
+            self._data = self._data.astype(wider)
+        self._dtype = self._data.dtype
+        if self._len == self._capacity:
+            self._grow()
+
+    def _grow(self) -> None:
+        assert self._data is not None
+        self._data = np.concatenate([self._data, np.empty_like(self._data)])
+        self._capacity = len(self._data)
 
     @property
     def rows(self) -> np.ndarray:
@@ -71,12 +85,14 @@ class GrowingObs:
         Raises:
             DataError: other entries or another shape than before.
         """
+        if isinstance(self._parts, GrowingArray):
+            self._parts.append(obs)
+            return
         if isinstance(obs, DictObs):
             obs = obs.unwrap()
         if self._parts is None:
             self._parts = {key: GrowingArray() for key in obs} if isinstance(obs, Mapping) else GrowingArray()
-        if isinstance(self._parts, GrowingArray):
-            self._parts.append(obs)
+            self.append(obs)
             return
         if not isinstance(obs, Mapping) or obs.keys() != self._parts.keys():
             raise DataError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 
@@ -69,10 +69,10 @@ class JsonInfos(Sequence[Mapping[str, Any]]):
         return len(self._offsets) - 1
 
     @overload
-    def __getitem__(self, key: int) -> Mapping[str, Any]: ...
+    def __getitem__(self, key: SupportsIndex) -> Mapping[str, Any]: ...
     @overload
     def __getitem__(self, key: slice) -> Sequence[Mapping[str, Any]]: ...
-    def __getitem__(self, key: int | slice) -> Mapping[str, Any] | Sequence[Mapping[str, Any]]:
+    def __getitem__(self, key: SupportsIndex | slice) -> Mapping[str, Any] | Sequence[Mapping[str, Any]]:
         steps = range(len(self))[key]
         if isinstance(steps, int):
             return self._decode(steps)

@@ -282,7 +282,7 @@ def _from_columns(columns: TrajectoryColumns) -> Demonstrations:
     """A trajectory dataset on disk: its columns are taken as they are, memory-mapped where they were."""
     if len(columns.acts) == 0:
         raise _empty("a dataset without a step")
-    offsets = np.asarray(columns.offsets, dtype=np.int64)
+    offsets = np.asarray(columns.transition_offsets, dtype=np.int64)
     lengths = np.diff(offsets)
     last = offsets[1:] - 1
     dones, truncated = np.zeros((2, offsets[-1]), dtype=bool)

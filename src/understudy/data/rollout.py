@@ -15,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from understudy.data._acting import lean_actor
 from understudy.data._episodes import EpisodeRecorder
 from understudy.data._flatten import flatten_trajectories, flatten_trajectories_with_rew
 from understudy.data.types import DictObs, TrajectoryWithRew, TransitionsWithRew, stack_maybe_dictobs
@@ -217,6 +218,8 @@ def _drawing_from(rng: np.random.Generator, policy: AnyPolicy, venv: VecEnv) -> 
     module = policy if isinstance(policy, torch.nn.Module) else getattr(policy, "policy", None)
     modes = {m: m.training for m in module.modules()} if isinstance(module, torch.nn.Module) else {}
     devices = [module.device] if isinstance(module, BasePolicy) and module.device.type == "cuda" else []
+    if isinstance(module, BasePolicy):
+        module.set_training_mode(False)
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(int(seeds[0]))
         venv.seed(int(seeds[1]))
@@ -260,6 +263,17 @@ def generate_trajectories(
     return _generate(policy, venv, sample_until, rng, deterministic_policy=deterministic_policy, keep_infos=True)
 
 
+def _policy_in_a_loop(policy: AnyPolicy, venv: VecEnv, deterministic_policy: bool) -> PolicyCallable:
+    """As ``policy_to_callable``, faster where nobody can see the difference."""
+    act = policy_to_callable(policy, venv, deterministic_policy)
+    plain = policy.policy if isinstance(policy, BaseAlgorithm) else policy
+    own_predict = isinstance(policy, BaseAlgorithm) and type(policy).predict is not BaseAlgorithm.predict
+    if not isinstance(plain, BasePolicy) or own_predict:
+        return act
+    lean = lean_actor(plain, deterministic_policy)
+    return act if lean is None else lambda obs, state, episode_starts: (lean(obs), None)
+
+
 def _generate(
     policy: AnyPolicy,
     venv: VecEnv,
@@ -270,7 +284,7 @@ def _generate(
     keep_infos: bool,
     unwrap: bool = False,
 ) -> list[TrajectoryWithRew]:
-    act = policy_to_callable(policy, venv, deterministic_policy)
+    act = _policy_in_a_loop(policy, venv, deterministic_policy)
     normalised = unwrap_vec_normalize(venv) if unwrap else None
     trajectories: list[TrajectoryWithRew] = []
     with _drawing_from(rng, policy, venv):

@@ -171,11 +171,11 @@ def _load_folder(folder: Path, *, verify: bool) -> TrajectoryStore[Trajectory]:
     if not verify:
         _logger.warning("verify=False: the contents of %s are not compared with their SHA-256", folder)
     store = TrajectoryStore[Trajectory](_arrow.read(folder / _STREAM))
-    got = (len(store), store.n_transitions)
-    if got != (manifest.get("n_trajectories"), manifest.get("n_transitions")):
+    told = (manifest.get("n_trajectories"), manifest.get("n_transitions"))
+    if told != (len(store), store.n_transitions):
         raise CorruptFileError(
-            expected=f"{manifest.get('n_trajectories')} trajectories, {manifest.get('n_transitions')} transitions in {folder}",
-            got=f"{got[0]} and {got[1]}",
+            expected=f"{told[0]} trajectories with {told[1]} transitions in {folder / _STREAM}",
+            got=f"{len(store)} with {store.n_transitions}",
             do="restore it from where it came from, or record and save the data again",
         )
     return store

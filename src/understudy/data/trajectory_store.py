@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar, overload
+from typing import Generic, SupportsIndex, TypeVar, overload
 
 import numpy as np
 
@@ -19,8 +19,8 @@ __all__ = ["TrajectoryColumns", "TrajectoryStore"]
 class TrajectoryColumns:
     """Trajectories end to end, one contiguous array a field.
 
-    Trajectory ``i`` acts at ``acts[transition_offsets[i]:transition_offsets[i + 1]]`` and sees one frame more than it acts:
-    ``obs[frame_offsets[i]:frame_offsets[i + 1]]``.
+    The actions of trajectory ``i`` are ``acts[transition_offsets[i]:transition_offsets[i + 1]]``; its frames, one more,
+    are ``obs[frame_offsets[i]:frame_offsets[i + 1]]``.
     """
 
     obs: Observation
@@ -109,10 +109,10 @@ class TrajectoryStore(Sequence[TrajectoryT], Generic[TrajectoryT]):
         return len(self._rows)
 
     @overload
-    def __getitem__(self, key: int) -> TrajectoryT: ...
+    def __getitem__(self, key: SupportsIndex) -> TrajectoryT: ...
     @overload
     def __getitem__(self, key: slice) -> TrajectoryStore[TrajectoryT]: ...
-    def __getitem__(self, key: int | slice) -> TrajectoryT | TrajectoryStore[TrajectoryT]:
+    def __getitem__(self, key: SupportsIndex | slice) -> TrajectoryT | TrajectoryStore[TrajectoryT]:
         rows = self._rows[key]
         if isinstance(rows, range):
             return TrajectoryStore(self._chunks, rows=rows)

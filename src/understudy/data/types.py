@@ -113,7 +113,12 @@ def _equal(a: Any, b: Any) -> bool:
         return a is b
     if isinstance(a, DictObs) or isinstance(b, DictObs):
         return type(a) is type(b) and bool(a == b)
-    return np.array_equal(np.asarray(a), np.asarray(b))
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_equal(value, b[key]) for key, value in a.items())
+    a, b = np.asarray(a), np.asarray(b)
+    if a.dtype == object and b.dtype == object and a.ndim:  # infos: dictionaries that may hold arrays
+        return a.shape == b.shape and all(map(_equal, a.flat, b.flat))
+    return np.array_equal(a, b)
 
 
 class _FieldwiseEqual:

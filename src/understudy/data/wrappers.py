@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from understudy.data._episodes import EpisodeRecorder
-from understudy.data._growing import GrowingArray, GrowingObs
+from understudy.data._growing import GrowingObs
 from understudy.data.dict_obs import Observation, concatenate_maybe_dictobs, map_maybe_dict
 from understudy.data.types import TrajectoryWithRew, TransitionsWithRew
 from understudy.errors import CallOrderError, ConfigError
@@ -170,7 +170,7 @@ class RolloutInfoWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstr
         gym.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
         self._obs = GrowingObs()
-        self._rews = GrowingArray()
+        self._rews: list[Any] = []
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Begin an episode and its record."""
@@ -197,5 +197,5 @@ class RolloutInfoWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstr
                     do="wrap the environment once",
                 )
             frames: Observation = map_maybe_dict(np.copy, self._obs.rows)
-            info = {**info, "rollout": {"obs": frames, "rews": self._rews.rows.copy()}}
+            info = {**info, "rollout": {"obs": frames, "rews": np.asarray(self._rews)}}
         return obs, rew, terminated, truncated, info

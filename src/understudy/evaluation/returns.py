@@ -195,9 +195,7 @@ def _acting(policy: Any, venv: VecEnv, deterministic: bool) -> Callable[..., Any
 
 
 @contextlib.contextmanager
-def _environments(
-    venv_or_env_id: VecEnv | gym.Env[Any, Any] | str, n_envs: int, seed: int | None
-) -> Iterator[VecEnv]:
+def _environments(venv_or_env_id: VecEnv | gym.Env[Any, Any] | str, n_envs: int, seed: int | None) -> Iterator[VecEnv]:
     if isinstance(venv_or_env_id, str):
         venv = make_vec_env(venv_or_env_id, rng=np.random.default_rng(seed), n_envs=n_envs)
         try:

@@ -9,7 +9,6 @@ import inspect
 import math
 import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import gymnasium as gym
@@ -21,6 +20,7 @@ from stable_baselines3.common.utils import ConstantSchedule
 from understudy.errors import ConfigError, CorruptFileError, MissingExtraError
 from understudy.util.registry import load_attr
 from understudy.util.space_json import space_from_json, space_to_json
+from understudy.util.versions import library_versions
 
 FORMAT_VERSION = 1
 FALLBACK_LEARNING_RATE = 3e-4
@@ -50,6 +50,7 @@ POLICY_CLASSES: Mapping[str, str] = {
     "MaskableActorCriticCnnPolicy": f"{_CONTRIB}:MaskableActorCriticCnnPolicy",
     "MaskableMultiInputActorCriticPolicy": f"{_CONTRIB}:MaskableMultiInputActorCriticPolicy",
     "FeedForward32Policy": "understudy.policies.base:FeedForward32Policy",
+    "OffsetFeedForward32Policy": "understudy.policies.base:OffsetFeedForward32Policy",
     "SAC1024Policy": "understudy.policies.base:SAC1024Policy",
     "RandomPolicy": "understudy.policies.base:RandomPolicy",
     "ZeroPolicy": "understudy.policies.base:ZeroPolicy",
@@ -128,17 +129,6 @@ def learning_rate(policy: BasePolicy) -> float:
             rate = float(optimizer.param_groups[0]["lr"])
             return rate if math.isfinite(rate) and 0 < rate <= 100 else FALLBACK_LEARNING_RATE
     return FALLBACK_LEARNING_RATE
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what decides how a policy acts."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package in ("understudy", "torch", "stable_baselines3", "gymnasium", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
 
 
 def largest_width(spec: Mapping[str, Any]) -> int:

@@ -101,13 +101,19 @@ def nearest_to_zero(space: gym.Space[Any]) -> np.ndarray:
 class FeedForward32Policy(ActorCriticPolicy):
     """An actor-critic MLP with two hidden layers of 32 units each, separate for actor and critic.
 
-    Small on purpose: the usual choice for cloning on low-dimensional tasks. Unlike its base class it answers with
-    the environment's own values where a discrete action space does not start at 0.
+    Small on purpose: the usual choice for cloning on low-dimensional tasks.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("net_arch", [32, 32])
         super().__init__(*args, **kwargs)
+
+
+class OffsetFeedForward32Policy(FeedForward32Policy):
+    """A FeedForward32Policy for discrete actions that do not start at 0: it answers with the environment's values.
+
+    Stable-Baselines3 policies count choices from 0 whatever the space says.
+    """
 
     def predict(
         self,
@@ -119,7 +125,7 @@ class FeedForward32Policy(ActorCriticPolicy):
         """Actions from observations, batched or single, in the values of the action space."""
         acts, state = super().predict(observation, state, episode_start, deterministic)
         offset = action_offset(self.action_space)
-        return (acts + offset if np.any(offset) else acts), state
+        return acts + offset, state
 
 
 class SAC1024Policy(SACPolicy):

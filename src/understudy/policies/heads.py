@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common import distributions
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import Tensor, nn
 
 from understudy.functional import cloning
@@ -95,6 +95,36 @@ def head_of(policy: ActorCriticPolicy) -> Head | None:
     if kind is distributions.DiagGaussianDistribution:
         return _DiagonalGaussian(policy.log_std)
     return None
+
+
+def acts_by_its_parts(policy: ActorCriticPolicy) -> bool:
+    """Whether the policy's distribution comes from its parts the way Stable-Baselines3 puts them together."""
+    kind = type(policy)
+    return (
+        kind.get_distribution is ActorCriticPolicy.get_distribution
+        and kind._get_action_dist_from_latent is ActorCriticPolicy._get_action_dist_from_latent
+        and kind.extract_features is ActorCriticPolicy.extract_features
+    )
+
+
+def log_likelihood(policy: ActorCriticPolicy, obs: Any, targets: Tensor) -> HeadTerms:
+    """Log-likelihood and entropy of actions under any actor-critic policy; the critic is not evaluated.
+
+    Args:
+        policy: in the mode (training or evaluation) that is wanted.
+        obs: tensor of shape (batch, *obs), or a dictionary of such, not yet preprocessed.
+        targets: from ``as_targets``.
+    """
+    head = head_of(policy) if acts_by_its_parts(policy) else None
+    if head is not None:
+        features = BasePolicy.extract_features(policy, obs, policy.pi_features_extractor)
+        return head.terms(policy.action_net(policy.mlp_extractor.forward_actor(features)), targets)
+    distribution = policy.get_distribution(obs)
+    shape = policy.action_space.shape
+    log_prob = distribution.log_prob(targets.reshape(-1, *shape) if shape else targets)
+    entropy = distribution.entropy()
+    # A squashed Gaussian's entropy has no closed form; −log π is its unbiased estimate at one action.
+    return HeadTerms(log_prob, -log_prob if entropy is None else entropy)
 
 
 def action_offset(space: spaces.Space[Any]) -> np.ndarray | int:

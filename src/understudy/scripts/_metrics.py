@@ -48,6 +48,11 @@ def metrics_logger(folder: Path) -> HierarchicalLogger:
     return HierarchicalLogger(inner, format_strs=())
 
 
+def silent_logger() -> HierarchicalLogger:
+    """A logger that writes nowhere, until there is a folder."""
+    return HierarchicalLogger(Logger(folder=None, output_formats=[]), format_strs=())
+
+
 class MetricsCallback(BaseCallback):
     """Adds a ``metrics.jsonl`` to whatever the Stable-Baselines3 model logs to, and keeps hold of the model.
 

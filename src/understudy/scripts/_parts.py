@@ -54,6 +54,32 @@ class Environment:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compute:
+    """What the run may use of the machine."""
+
+    threads: int | None = None
+    """CPU threads of torch; results depend on it. None: one (quickest for small networks), or all for images."""
+
+    @contextlib.contextmanager
+    def limited(self, venv: VecEnv) -> Iterator[None]:
+        """Torch with so many threads, and with as many as before afterwards."""
+        import torch
+        from gymnasium import spaces
+
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError("threads of at least 1", str(self.threads), "leave the option out")
+        space = venv.observation_space
+        parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
+        images = any(len(part.shape or ()) >= 3 for part in parts)
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or (before if images else 1))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+@dataclasses.dataclass(frozen=True)
 class Expert:
     """Who shows how it is done."""
 

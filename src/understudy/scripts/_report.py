@@ -40,9 +40,7 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def build_report(
-    config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
-) -> str:
+def build_report(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> str:
     """The page as text; every string of the inputs is escaped."""
     rows = summarise_all(results.get("returns", {}))
     env_id = str(config["options"].get("env_id") or config["options"].get("environment", {}).get("env_id", ""))
@@ -62,7 +60,7 @@ def build_report(
             missing,
             _returns_table(rows),
             f'<div class="pair">{narrow}{_reproduce(config)}</div>' if narrow else _reproduce(config),
-            _settings(config),
+            f'<div class="pair">{_settings(config)}{_machine(config)}</div>',
         ]
     )
     style = resources.files("understudy.scripts").joinpath("_report.css").read_text(encoding="utf-8")
@@ -218,26 +216,29 @@ def _reproduce(config: Mapping[str, Any]) -> str:
     git = config.get("git")
     facts: dict[str, Any] = {"seed": config["seed"]}
     if config.get("data"):
-        facts["data SHA-256"] = config["data"]["sha256"]
+        facts["data"] = "SHA-256 " + config["data"]["sha256"]
         facts["data from"] = config["data"]["source"]
     if config.get("policy_sha256"):
-        facts["policy SHA-256"] = config["policy_sha256"]
+        facts["policy"] = "SHA-256 " + config["policy_sha256"]
     if git:
         facts["git commit"] = git["commit"] + (" with changes" if git["changed"] else "")
     facts["took"] = _duration(config["wall_clock_seconds"])
-    facts |= config["hardware"]
-    facts |= {f"{name} version": version for name, version in config["versions"].items()}
     return _section("Run it again", f"<pre>{_text(config['command'])}</pre>{_facts(facts)}")
 
 
+def _machine(config: Mapping[str, Any]) -> str:
+    return _section("Versions and machine", _facts({**config["versions"], **dict(_flat(config["hardware"]))}))
+
+
 def _settings(config: Mapping[str, Any]) -> str:
-    return _section("Settings", _facts(dict(_flat(config["options"]))))
+    options = {**config["options"], **config.get("recipe", {})}  # a recipe says what its preset filled in
+    return _section("Settings", _facts(dict(_flat(options))))
 
 
 def _flat(options: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     flat: list[tuple[str, Any]] = []
     for name, value in options.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             flat.extend(_flat(value, f"{name} · "))
         else:
             flat.append((prefix + name.replace("_", " "), value))

@@ -218,7 +218,7 @@ def scatter(recorded: Sequence[Sequence[float]], predicted: Sequence[Sequence[fl
 
 
 def _series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    points = [(line["step"], line[key]) for line in metrics if line.get(key) is not None]
+    points = [(line.get("bc/batch", line["step"]), line[key]) for line in metrics if line.get(key) is not None]
     return [step for step, _ in points], [value for _, value in points]
 
 

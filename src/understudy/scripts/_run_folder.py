@@ -17,21 +17,19 @@ import subprocess
 import sys
 import time
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from understudy.errors import ConfigError, CorruptFileError
 from understudy.util.paths import write_atomically
-
-_PACKAGES = ("understudy", "torch", "stable-baselines3", "gymnasium", "numpy", "scipy")
+from understudy.util.versions import library_versions
 
 
 class RunFolder:
-    """A new folder for one run; ``config.json`` is there from the start with ``status`` "running"."""
+    """A new folder for one run, made on entering the context, with a ``config.json`` of ``status`` "running"."""
 
     def __init__(self, path: Path, *, verb: str, options: Any, seed: int, command: str | None = None) -> None:
-        """Create ``path``.
+        """Start the clock; nothing is written yet.
 
         Args:
             path: made with its parents; must not hold a run already.
@@ -41,16 +39,12 @@ class RunFolder:
             command: None stands for the command line of this process.
 
         Raises:
-            ConfigError: the folder holds a run already, or cannot be made.
+            ConfigError: the folder holds a run already.
         """
         self.path = path
         self._start = time.perf_counter()
         if (path / "config.json").exists():
             raise ConfigError("an empty or new run folder", f"{path} with a run in it", "choose another --out")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"a folder that can be made: {path}", str(error), "choose another --out") from error
         self.config: dict[str, Any] = {
             "verb": verb,
             "command": command_line() if command is None else command,
@@ -59,11 +53,9 @@ class RunFolder:
             "wall_clock_seconds": 0.0,
             "seed": seed,
             "options": plain(options),
-            "versions": versions(),
-            "hardware": hardware(),
+            "versions": library_versions(),
             "git": git_state(Path.cwd()),
         }
-        self.save_config()
 
     def save_config(self, **facts: Any) -> None:
         """Add facts to ``config.json`` and write it."""
@@ -76,19 +68,26 @@ class RunFolder:
         write_json(self.path / "results.json", plain(results))
 
     def __enter__(self) -> RunFolder:
+        """Make the folder.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"a folder that can be made: {self.path}", str(error), "choose another --out") from error
+        self.save_config(hardware=hardware())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        """Write the wall-clock and how the run ended; a run that failed before it wrote anything leaves nothing."""
+        """Write the wall-clock and how the run ended: finished, interrupted or failed."""
         if self.config["status"] != "running":
             return
         if kind is None:
             self.save_config(status="finished")
         elif issubclass(kind, KeyboardInterrupt):
             self.save_config(status="interrupted")
-        elif {inside.name for inside in self.path.iterdir()} <= {"config.json"}:
-            (self.path / "config.json").unlink()  # a typo in an option should not leave a folder behind
-            self.path.rmdir()
         else:
             self.save_config(status="failed", error=str(error))
 
@@ -156,20 +155,6 @@ def command_line() -> str:
     program = Path(sys.argv[0]).name
     name = "understudy" if program in ("understudy", "cli.py", "__main__.py") else program
     return shlex.join([name, *sys.argv[1:]])
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that decide a run's numbers."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            if package == "understudy":
-                from understudy import __version__
-
-                found[package] = __version__
-    return found
 
 
 def hardware() -> dict[str, Any]:

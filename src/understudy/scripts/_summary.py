@@ -80,8 +80,8 @@ def print_table(rows: list[Summary], console: Console, title: str) -> None:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
-    table.add_column("policy")
-    table.add_column("return (IQM)", justify="right", style="bold")
+    table.add_column("policy", overflow="fold")
+    table.add_column("IQM", justify="right", style="bold")
     table.add_column("95 % interval", justify="right")
     table.add_column("mean ± std", justify="right")
     table.add_column("steps", justify="right")

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `understudy … | head` closed the pipe: nobody reads on
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+        return 141
 
 
 def parse(name: str, args: Sequence[str]) -> Any:

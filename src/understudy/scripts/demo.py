@@ -48,11 +48,10 @@ class Demo:
         options = TrainBC(
             environment=Environment(env_id=self.env_id),
             source=DemonstrationSource(n_demonstrations=self.n_demonstrations),
-            length=Length(n_epochs=self.n_epochs, validation_fraction=0.1, log_interval=100),
+            length=Length(n_epochs=self.n_epochs, validation_fraction=0.1),
             evaluation=Evaluation(n_eval_episodes=self.n_eval_episodes),
             seed=self.seed,
             progress_bar=self.progress_bar,
         )
         path = self.out or default_path("demo", self.env_id)
-        with RunFolder(path, verb="demo", options=options, seed=self.seed) as folder:
-            return clone(options, folder, console)
+        return clone(options, RunFolder(path, verb="demo", options=options, seed=self.seed), console)

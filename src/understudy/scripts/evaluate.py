@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from understudy.scripts._parts import Environment, Evaluation, environment_closed, load_any_policy
+from understudy.scripts._parts import Compute, Environment, Evaluation, environment_closed, load_any_policy
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +28,7 @@ class Evaluate:
     """Who acts: bundled, random, zero, or paths of saved policies or run folders; several are compared."""
 
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    compute: Compute = dataclasses.field(default_factory=Compute)
 
     seed: int = 0
     """Decides environments and sampled actions."""
@@ -44,14 +45,19 @@ class Evaluate:
         from understudy.scripts._summary import print_table, summarise_all
         from understudy.scripts._training import evaluate_all
 
-        with environment_closed(self.environment, self.seed) as venv:
+        self.evaluation.check()
+        with environment_closed(self.environment, self.seed) as venv, self.compute.limited(venv):
             policies = {
                 name: None if name == "random" else load_any_policy(name, venv, self.environment)
                 for name in self.policy
             }
-        returns = evaluate_all(
-            policies, self.environment, self.evaluation, self.seed, progress_bar=self.progress_bar and not self.json
-        )
+            returns = evaluate_all(
+                policies,
+                self.environment,
+                self.evaluation,
+                self.seed,
+                progress_bar=self.progress_bar and not self.json,
+            )
         rows = summarise_all(returns)
         if self.json:
             answer = {"env_id": self.environment.env_id, "seed": self.seed, "summaries": rows, "episodes": returns}

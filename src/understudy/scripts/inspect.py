@@ -78,9 +78,11 @@ def _print(inspection: Inspection, console: Console, path: str) -> None:
         table.add_row(escape(field.name), field.dtype, str(field.shape), f"{field.n_bytes / 1e6:.1f}")
     console.print(table)
     console.print()
+    findings = Table.grid(padding=(0, 2))
     for finding in inspection.findings:
         colour = _COLOURS[finding.severity]
-        console.print(f"[{colour}]{finding.severity:<8}[/{colour}] {escape(finding.what)}", highlight=False)
-        console.print(f"         [dim]do this:[/dim] {escape(finding.do)}", highlight=False)
+        findings.add_row(f"[{colour}]{finding.severity}[/{colour}]", escape(finding.what))
+        findings.add_row("", f"[dim]do this: {escape(finding.do)}[/dim]")
+    console.print(findings, highlight=False)
     if not inspection.findings:
         console.print("[green]healthy[/green]  nothing to mend", highlight=False)

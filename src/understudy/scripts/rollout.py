@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from understudy.scripts._parts import Environment, environment_closed, load_any_policy, record, say
+from understudy.scripts._parts import Compute, Environment, environment_closed, load_any_policy, record, say
 from understudy.scripts._run_folder import default_path
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class Rollout:
     """
 
     environment: Environment
+    compute: Compute = dataclasses.field(default_factory=Compute)
 
     policy: str = "bundled"
     """Who acts: bundled, random, zero, or the path of a saved policy or run folder."""
@@ -51,7 +52,7 @@ class Rollout:
             raise ConfigError("n_episodes of at least 1", str(self.n_episodes), "record one episode or more")
         if path.exists():
             raise ConfigError("a path that is free", f"{path}, which exists", "choose another --out")
-        with environment_closed(self.environment, self.seed) as venv:
+        with environment_closed(self.environment, self.seed) as venv, self.compute.limited(venv):
             policy = None if self.policy == "random" else load_any_policy(self.policy, venv, self.environment)
             with console.status("recording"):
                 trajectories = record(policy, venv, self.n_episodes, self.seed, deterministic=self.deterministic)

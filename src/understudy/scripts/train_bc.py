@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from understudy.errors import ConfigError
 from understudy.scripts._parts import (
+    Compute,
     DemonstrationSource,
     Environment,
     Evaluation,
@@ -22,8 +23,16 @@ from understudy.scripts._run_folder import RunFolder, default_path
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+    from stable_baselines3.common.vec_env import VecEnv
 
+    from understudy.algorithms.bc import BC
     from understudy.data.demonstrations import Demonstrations
+    from understudy.scripts._training import Seeds
+
+_DEFAULT_EPOCHS = 10
+_DEFAULT_NET = (32, 32)  # FeedForward32Policy's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +60,8 @@ class Cloning:
     max_grad_norm: float | None = None
     """Longest gradient; longer ones are scaled down to it. None does not clip."""
 
-    net_arch: tuple[int, ...] = (32, 32)
-    """Units of each hidden layer."""
+    net_arch: tuple[int, ...] = _DEFAULT_NET
+    """Units of each hidden layer; for images, those behind the convolutional network."""
 
     normalize: bool = False
     """Normalise observations by their running mean and variance; worth it when their scales differ."""
@@ -77,8 +86,8 @@ class Length:
     patience: int | None = None
     """Stop after so many epochs without a better validation loss. None goes on to the end."""
 
-    log_interval: int = 500
-    """Updates between two points of the learning curve."""
+    log_interval: int | None = None
+    """Updates between two points of the learning curve. None: 500, or less where that gives fewer than 60 points."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +110,7 @@ class TrainBC:
     cloning: Cloning = dataclasses.field(default_factory=Cloning)
     length: Length = dataclasses.field(default_factory=Length)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    compute: Compute = dataclasses.field(default_factory=Compute)
 
     seed: int = 0
     """Decides everything random in this run."""
@@ -114,36 +124,53 @@ class TrainBC:
     def run(self, console: Console) -> int:
         """Train, evaluate, report; returns the exit code."""
         path = self.out or default_path("bc", self.environment.env_id)
-        with RunFolder(path, verb="train bc", options=self, seed=self.seed) as folder:
-            return clone(self, folder, console)
+        return clone(self, RunFolder(path, verb="train bc", options=self, seed=self.seed), console)
 
 
 def clone(options: TrainBC, folder: RunFolder, console: Console) -> int:
-    """The whole run into ``folder``; 130 if training was interrupted (the clone so far is saved)."""
-    from understudy.scripts._metrics import metrics_logger
-    from understudy.scripts._training import Seeds, compare_actions, conclude, evaluate_all
+    """The whole run into ``folder``, which is made when options and data have proved usable.
+
+    Returns:
+        0, or 130 if training was interrupted; the clone so far is saved then.
+    """
+    from understudy.scripts._training import Seeds
 
     options.evaluation.check()
     if options.length.n_epochs is not None and options.length.n_batches is not None:
         raise ConfigError("one of n-epochs and n-batches", "both", "leave one out")
     seeds = Seeds.spawn(options.seed)
     environment = options.environment
-    with environment_closed(environment, seeds.demonstrations) as venv:
+    say(console, "environment", f"[bold]{environment.env_id}[/bold]")
+    with environment_closed(environment, seeds.demonstrations) as venv, options.compute.limited(venv):
         expert = options.expert.load(environment, venv)
         with console.status("recording or reading demonstrations"):
             demos = options.source.load(environment, expert, venv, seeds.demonstrations)
         origin = options.source.demonstrations
         facts = data_facts(demos, "rolled out by the expert" if origin == "expert" else origin)
-        folder.save_config(data=facts)
-        say(console, "environment", f"[bold]{environment.env_id}[/bold]")
         say(console, "demonstrations", f"{facts['episodes']} episodes, {facts['transitions']} steps, {facts['source']}")
+        trainer = _trainer(options, demos, venv, seeds.training)
+        with folder:
+            folder.save_config(data=facts)
+            return _train_and_show(options, trainer, expert, demos, seeds, folder, console)
 
-        logger = metrics_logger(folder.path)
-        try:
-            trainer = _trainer(options, demos, venv, seeds.training, logger)
-            interrupted, seconds = _train(options, trainer)
-        finally:
-            logger.close()
+
+def _train_and_show(
+    options: TrainBC,
+    trainer: BC,
+    expert: BasePolicy | None,
+    demos: Demonstrations,
+    seeds: Seeds,
+    folder: RunFolder,
+    console: Console,
+) -> int:
+    from understudy.scripts._metrics import metrics_logger
+    from understudy.scripts._training import compare_actions, conclude, evaluate_all
+
+    trainer.logger = logger = metrics_logger(folder.path)
+    try:
+        interrupted, seconds = _train(options, trainer, len(demos))
+    finally:
+        logger.close()
     policy_path = folder.path / "policy" / "policy.safetensors"
     trainer.save_policy(policy_path)
     folder.save_config(policy_sha256=hashlib.sha256(policy_path.read_bytes()).hexdigest())
@@ -154,30 +181,27 @@ def clone(options: TrainBC, folder: RunFolder, console: Console) -> int:
         conclude(folder, results, console, {"policy": policy_path})
         return 130
     policies = {"random": None, **({} if expert is None else {"expert": expert}), "clone": trainer.policy}
-    results["returns"] = evaluate_all(
-        policies, environment, options.evaluation, seeds.evaluation, progress_bar=options.progress_bar
+    returns = evaluate_all(
+        policies, options.environment, options.evaluation, seeds.evaluation, progress_bar=options.progress_bar
     )
     shown = demos.episode_returns()
     if expert is None and shown is not None and demos.episodes_known:
-        row = {"demonstrations": {"returns": shown, "lengths": demos.episode_lengths}}
-        results["returns"] = {"random": results["returns"]["random"], **row, "clone": results["returns"]["clone"]}
-    results |= compare_actions(trainer.policy, expert, environment, demos, seeds.fresh)
-    conclude(folder, results, console, {"policy": policy_path})
+        row = {"returns": shown, "lengths": demos.episode_lengths}
+        returns = {"random": returns["random"], "demonstrations": row, "clone": returns["clone"]}
+    actions = compare_actions(trainer.policy, expert, options.environment, demos, seeds.fresh)
+    conclude(folder, {**results, "returns": returns, **actions}, console, {"policy": policy_path})
     return 0
 
 
-def _train(options: TrainBC, trainer: Any) -> tuple[bool, float]:
+def _train(options: TrainBC, trainer: BC, n_transitions: int) -> tuple[bool, float]:
     """Whether Ctrl-C ended it, and the seconds it took."""
-    n_epochs = options.length.n_epochs
-    if n_epochs is None and options.length.n_batches is None:
-        n_epochs = 10
     start = time.perf_counter()
     interrupted = False
     try:
         trainer.train(
-            n_epochs=n_epochs,
+            n_epochs=_n_epochs(options.length),
             n_batches=options.length.n_batches,
-            log_interval=options.length.log_interval,
+            log_interval=_log_interval(options, n_transitions),
             progress_bar=options.progress_bar,
             validation_fraction=options.length.validation_fraction,
             patience=options.length.patience,
@@ -187,11 +211,12 @@ def _train(options: TrainBC, trainer: Any) -> tuple[bool, float]:
     return interrupted, time.perf_counter() - start
 
 
-def _trainer(options: TrainBC, demos: Demonstrations, venv: Any, seed: int, logger: Any) -> Any:
+def _trainer(options: TrainBC, demos: Demonstrations, venv: VecEnv, seed: int) -> BC:
     import numpy as np
     import torch
 
     from understudy.algorithms.bc import BC
+    from understudy.scripts._metrics import silent_logger
 
     cloning = options.cloning
     optimizers = {
@@ -206,7 +231,7 @@ def _trainer(options: TrainBC, demos: Demonstrations, venv: Any, seed: int, logg
         action_space=venv.action_space,
         rng=np.random.default_rng(seed),
         policy=_policy(cloning, venv, seed),
-        demonstrations=demos,
+        demonstrations=demos,  # type: ignore[arg-type]  # the door passes its own type through
         batch_size=cloning.batch_size,
         minibatch_size=cloning.minibatch_size,
         optimizer_cls=optimizers[cloning.optimizer],
@@ -215,25 +240,55 @@ def _trainer(options: TrainBC, demos: Demonstrations, venv: Any, seed: int, logg
         l2_weight=cloning.l2_weight,
         max_grad_norm=cloning.max_grad_norm,
         device=cloning.device,
-        custom_logger=logger,
+        custom_logger=silent_logger(),
     )
 
 
-def _policy(cloning: Cloning, venv: Any, seed: int) -> Any:
-    """None, so that BC makes its own, unless the options ask for another network."""
-    if cloning.net_arch == (32, 32) and not cloning.normalize:
+def _policy(cloning: Cloning, venv: VecEnv, seed: int) -> ActorCriticPolicy | None:
+    """None, so that BC makes its own, unless options or image observations ask for another network."""
+    from gymnasium import spaces
+    from stable_baselines3.common.preprocessing import is_image_space
+    from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
+
+    from understudy.errors import UnsupportedSpaceError
+    from understudy.policies.base import FeedForward32Policy, NormalizeFeaturesExtractor
+    from understudy.policies.serialize import _channels_first
+    from understudy.util.seeding import torch_seeded
+
+    space = _channels_first(venv.observation_space) or venv.observation_space
+    images = is_image_space(space)
+    extractor: type[BaseFeaturesExtractor] = NatureCNN if images else FlattenExtractor
+    if isinstance(space, spaces.Dict):
+        extractor = CombinedExtractor
+    if cloning.normalize:
+        if extractor is not FlattenExtractor:
+            raise UnsupportedSpaceError("plain observations with --normalize", str(space), "leave --normalize out")
+        extractor = NormalizeFeaturesExtractor
+    if cloning.net_arch == _DEFAULT_NET and not cloning.normalize and not images:
         return None
-    import torch
-    from stable_baselines3.common.policies import ActorCriticPolicy
+    import numpy as np
 
-    from understudy.policies.base import NormalizeFeaturesExtractor
-
-    extractor = {"features_extractor_class": NormalizeFeaturesExtractor} if cloning.normalize else {}
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # SB3 initialises from the global generator
-        return ActorCriticPolicy(
-            venv.observation_space, venv.action_space, lambda _: 1e-3, net_arch=list(cloning.net_arch), **extractor
+    with torch_seeded(np.random.default_rng(seed)):  # SB3 draws initial weights from the global generator
+        return FeedForward32Policy(
+            space,
+            venv.action_space,
+            lambda _: 1e-3,
+            net_arch=list(cloning.net_arch),
+            features_extractor_class=extractor,
         )
+
+
+def _n_epochs(length: Length) -> int | None:
+    return _DEFAULT_EPOCHS if length.n_epochs is None and length.n_batches is None else length.n_epochs
+
+
+def _log_interval(options: TrainBC, n_transitions: int) -> int:
+    if options.length.log_interval is not None:
+        return options.length.log_interval
+    n_batches = options.length.n_batches
+    if n_batches is None:
+        n_batches = (_n_epochs(options.length) or 1) * -(-n_transitions // options.cloning.batch_size)
+    return max(1, min(500, n_batches // 60))
 
 
 def _note(options: TrainBC, interrupted: bool) -> str:
@@ -242,4 +297,4 @@ def _note(options: TrainBC, interrupted: bool) -> str:
         return "interrupted"
     if length.n_batches is not None:
         return f"{length.n_batches} updates of {options.cloning.batch_size} samples"
-    return f"{length.n_epochs or 10} epochs, batches of {options.cloning.batch_size}"
+    return f"{_n_epochs(length)} epochs, batches of {options.cloning.batch_size}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from understudy.errors import ConfigError
-from understudy.scripts._parts import Environment, Evaluation, say
+from understudy.scripts._parts import Compute, Environment, Evaluation, environment_closed, say
 from understudy.scripts._run_folder import RunFolder, default_path
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class TrainRL:
     """Further arguments of the algorithm as name=value, values in JSON; linear:0.001 is a schedule falling to 0."""
 
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    compute: Compute = dataclasses.field(default_factory=Compute)
 
     seed: int | None = None
     """Decides everything random in this run. None takes the preset's."""
@@ -96,7 +97,8 @@ class TrainRL:
         self.evaluation.check()
         recipe = self.recipe()
         path = self.out or default_path("rl", recipe.env_id)
-        with RunFolder(path, verb="train rl", options=self, seed=recipe.seed) as folder:
+        folder = RunFolder(path, verb="train rl", options=self, seed=recipe.seed)
+        with environment_closed(Environment(env_id=recipe.env_id, n_envs=1), 0) as venv, self.compute.limited(venv):
             return _train(self, recipe, folder, console)
 
 
@@ -106,43 +108,44 @@ def _train(options: TrainRL, recipe: Recipe, folder: RunFolder, console: Console
     from understudy.scripts._metrics import MetricsCallback
     from understudy.scripts._training import Seeds, conclude, evaluate_all
 
-    folder.save_config(recipe=recipe.to_dict(), options={**folder.config["options"], "env_id": recipe.env_id})
     say(console, "environment", f"[bold]{recipe.env_id}[/bold]")
     say(console, "learner", f"{recipe.algo.upper()}, {recipe.total_timesteps} steps in {recipe.n_envs} environments")
-    metrics = MetricsCallback(folder.path / "metrics.jsonl")
-    start = time.perf_counter()
-    interrupted = False
-    try:
-        train_recipe(recipe, progress_bar=options.progress_bar, callback=metrics)
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        metrics.close()
-    seconds = time.perf_counter() - start
-    results: dict[str, Any] = {
-        "training_seconds": seconds,
-        "training_note": f"{recipe.algo.upper()}, {recipe.total_timesteps} steps",
-    }
-    if metrics.model is None:  # interrupted before the first step: nothing to save
-        raise KeyboardInterrupt
-    model = metrics.model
-    save_stable_model(folder.path / "policies" / "final", model)
-    paths = {"policy": folder.path / "policies" / "final"}
-    if interrupted:
-        folder.save_config(status="interrupted")
-        say(console, "interrupted", f"after {model.num_timesteps} steps; the policy so far is saved, not evaluated")
+    with folder:
+        folder.save_config(recipe=recipe.to_dict(), options={**folder.config["options"], "env_id": recipe.env_id})
+        metrics = MetricsCallback(folder.path / "metrics.jsonl")
+        start = time.perf_counter()
+        interrupted = False
+        try:
+            train_recipe(recipe, progress_bar=options.progress_bar, callback=metrics)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            metrics.close()
+        seconds = time.perf_counter() - start
+        results: dict[str, Any] = {
+            "training_seconds": seconds,
+            "training_note": f"{recipe.algo.upper()}, {recipe.total_timesteps} steps",
+        }
+        if metrics.model is None:  # interrupted before the first step: nothing to save
+            raise KeyboardInterrupt
+        model = metrics.model
+        save_stable_model(folder.path / "policies" / "final", model)
+        paths = {"policy": folder.path / "policies" / "final"}
+        if interrupted:
+            folder.save_config(status="interrupted")
+            say(console, "interrupted", f"after {model.num_timesteps} steps; the policy so far is saved, not evaluated")
+            conclude(folder, results, console, paths)
+            return 130
+        environment = Environment(env_id=recipe.env_id, n_envs=recipe.n_envs)
+        results["returns"] = evaluate_all(
+            {"random": None, "policy": model.policy},
+            environment,
+            options.evaluation,
+            Seeds.spawn(recipe.seed).evaluation,
+            progress_bar=options.progress_bar,
+        )
         conclude(folder, results, console, paths)
-        return 130
-    environment = Environment(env_id=recipe.env_id, n_envs=recipe.n_envs)
-    results["returns"] = evaluate_all(
-        {"random": None, "policy": model.policy},
-        environment,
-        options.evaluation,
-        Seeds.spawn(recipe.seed).evaluation,
-        progress_bar=options.progress_bar,
-    )
-    conclude(folder, results, console, paths)
-    return 0
+        return 0
 
 
 def _assignment(text: str) -> tuple[str, Any]:

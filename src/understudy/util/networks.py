@@ -110,7 +110,7 @@ class RunningNorm(BaseNorm):
 
     def update_stats(self, batch: torch.Tensor) -> None:
         """Merge a batch of any size, one row included."""
-        batch = batch.reshape(-1, self.running_mean.shape[0]).to(self.running_mean.dtype)
+        batch = batch.detach().reshape(-1, self.running_mean.shape[0]).to(self.running_mean.dtype)
         rows = batch.shape[0]
         if rows == 0:
             return
@@ -157,7 +157,7 @@ class EMANorm(BaseNorm):
 
     def update_stats(self, batch: torch.Tensor) -> None:
         """Mix in a batch of any size; its weight does not depend on its size."""
-        batch = batch.reshape(-1, self.running_mean.shape[0]).to(self.running_mean.dtype)
+        batch = batch.detach().reshape(-1, self.running_mean.shape[0]).to(self.running_mean.dtype)
         rows = batch.shape[0]
         if rows == 0:
             return

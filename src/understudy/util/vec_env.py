@@ -16,9 +16,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from understudy.errors import ConfigError, MissingExtraError
+from understudy.util.lean_vec_env import LeanDummyVecEnv
 from understudy.util.seeding import make_seeds
 
 PostWrapper = Callable[[gym.Env[Any, Any], int], gym.Env[Any, Any]]
@@ -112,7 +113,7 @@ def make_vec_env(
     ]
     if parallel:
         return SubprocVecEnv(env_fns)
-    return DummyVecEnv(env_fns)
+    return LeanDummyVecEnv(env_fns)
 
 
 def _make_env(
