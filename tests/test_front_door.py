@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import subprocess
 import sys
 from importlib import import_module
@@ -42,6 +43,10 @@ def test_a_name_of_the_door_is_the_object_behind_it(name: str) -> None:
 @pytest.mark.parametrize("name", understudy._PACKAGES)
 def test_subpackages_open_by_attribute(name: str) -> None:
     assert getattr(understudy, name) is import_module(f"understudy.{name}")
+
+
+def test_every_subpackage_is_listed() -> None:
+    assert set(understudy._PACKAGES) == {module.name for module in pkgutil.iter_modules(understudy.__path__)}
 
 
 def test_an_unknown_name_says_what_there_is() -> None:

@@ -27,11 +27,18 @@ def check_numeric(name: str, values: Observation) -> None:
         )
 
 
-def check_finite(name: str, values: Observation, episode_offsets: np.ndarray) -> None:
-    """Raise NonFiniteDataError at the first NaN or infinity, saying in which trajectory, step and entry it stands."""
+def check_finite(name: str, values: Observation, episode_offsets: np.ndarray, where: str = "") -> None:
+    """Raise NonFiniteDataError at the first NaN or infinity, saying in which trajectory, step and entry it stands.
+
+    Args:
+        name: the field's name, for the message.
+        values: shape (row, *item).
+        episode_offsets: the rows of episode ``e`` are ``offsets[e]:offsets[e + 1]``.
+        where: which part of the data this is, where it is not all of it.
+    """
     if isinstance(values, DictObs):
         for key, array in values.items():
-            check_finite(f"{name}[{key!r}]", array, episode_offsets)
+            check_finite(f"{name}[{key!r}]", array, episode_offsets, where)
         return
     if not np.issubdtype(values.dtype, np.floating):
         return
@@ -53,7 +60,7 @@ def check_finite(name: str, values: Observation, episode_offsets: np.ndarray) ->
     entry = np.argwhere(~np.isfinite(values[row]))[0] if values.ndim > 1 else []
     at = f", entry {tuple(int(i) for i in entry)}" if len(entry) else ""
     raise NonFiniteDataError(
-        expected=f"finite values in `{name}`",
+        expected=f"finite values in `{name}`" + (f" of {where}" if where else ""),
         got=f"NaN or infinity in {len(rows)} rows, first in trajectory {episode}, step "
         f"{row - int(episode_offsets[episode])}{at}",
         do="repair or drop these rows; `understudy inspect` lists them all",

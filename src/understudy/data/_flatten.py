@@ -26,8 +26,8 @@ def _joined(pieces: Sequence[np.ndarray], name: str) -> np.ndarray:
 
 
 def _joined_obs(pieces: list[Observation], name: str) -> Observation:
-    if isinstance(pieces[0], DictObs):
-        dicts = [p for p in pieces if isinstance(p, DictObs)]
+    dicts = [p for p in pieces if isinstance(p, DictObs)]
+    if dicts:
         if len(dicts) < len(pieces) or any(d.keys() != dicts[0].keys() for d in dicts):
             raise DataError(
                 expected="dictionary observations with the same keys in every trajectory",
@@ -83,7 +83,18 @@ def flatten_trajectories(trajectories: Iterable[Trajectory]) -> Transitions:
 
 
 def flatten_trajectories_with_rew(trajectories: Iterable[TrajectoryWithRew]) -> TransitionsWithRew:
-    """As ``flatten_trajectories``, with rewards."""
+    """As ``flatten_trajectories``, with rewards.
+
+    Raises:
+        DataError: as ``flatten_trajectories``, or a trajectory without rewards.
+    """
     trajectories = list(trajectories)
+    for i, t in enumerate(trajectories):
+        if not isinstance(t, TrajectoryWithRew):
+            raise DataError(
+                expected="trajectories with rewards",
+                got=f"trajectory {i} without",
+                do="use flatten_trajectories, or build TrajectoryWithRew objects",
+            )
     fields = _fields(trajectories)
     return TransitionsWithRew(rews=_joined([t.rews for t in trajectories], "rews"), **fields)

@@ -12,29 +12,31 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from understudy.data._door import check_finite, fitted_acts, fitted_obs
+from understudy.data._door import check_finite, check_numeric, fitted_acts, fitted_obs
 from understudy.data.dict_obs import DictObs, Observation, concatenate_maybe_dictobs
 from understudy.data.trajectory_store import TrajectoryColumns, TrajectoryStore
-from understudy.data.types import Trajectory, TrajectoryWithRew, Transitions, TransitionsMinimal, no_infos
-from understudy.errors import ConfigError, DataError, EmptyDataError
+from understudy.data.types import AnyPath, Trajectory, TrajectoryWithRew, Transitions, TransitionsMinimal, no_infos
+from understudy.errors import ConfigError, CorruptFileError, DataError, EmptyDataError
 
-AnyDemonstrations = Union[
-    Iterable[Trajectory],
-    Iterable[Mapping[str, Any]],
-    TransitionsMinimal[Any],
-    Mapping[str, Any],
-    str,
-    "os.PathLike[str]",
-]
+AnyDemonstrations = (
+    Iterable[Trajectory]
+    | Iterable[Mapping[str, Any]]
+    | TransitionsMinimal[Any]
+    | Mapping[str, Any]
+    | tuple[Any, Any]
+    | AnyPath
+)
 
 _ACCEPTED = (
     "trajectories, a transitions object, a mapping of arrays with `obs` and `acts`, an iterable of such batches, "
@@ -112,7 +114,8 @@ class Demonstrations:
 
     def rows_of_episodes(self, episodes: np.ndarray) -> np.ndarray:
         """Indices of all transitions of the given episodes, in order, int64."""
-        return np.concatenate([np.arange(self.episode_offsets[e], self.episode_offsets[e + 1]) for e in episodes])
+        rows = [np.arange(self.episode_offsets[e], self.episode_offsets[e + 1]) for e in episodes]
+        return np.concatenate([np.empty(0, dtype=np.int64), *rows])
 
     def episode_returns(self) -> np.ndarray | None:
         """Sum of rewards of each episode in float64, shape (episode,), or None without rewards."""
@@ -189,7 +192,7 @@ def as_demonstrations(
     """
     spaces = (observation_space, action_space)
     if isinstance(demonstrations, BatchStream):
-        return demonstrations
+        return demonstrations if spaces == (None, None) else BatchStream(demonstrations, *spaces)
     if isinstance(demonstrations, DataLoader):
         return BatchStream(demonstrations, *spaces)
     return _fit(_read(demonstrations), *spaces)
@@ -211,8 +214,8 @@ def _read(source: Any) -> Demonstrations:
         return _from_trajectories([source])
     if isinstance(source, TransitionsMinimal):
         return _from_transitions(source)
-    if isinstance(source, (str, os.PathLike)):
-        return _from_path(Path(source))
+    if isinstance(source, (str, bytes, os.PathLike)):
+        return _from_path(Path(os.fsdecode(source)))
     if isinstance(source, Mapping):
         return _from_arrays(source)
     if isinstance(source, TrajectoryStore):
@@ -220,10 +223,11 @@ def _read(source: Any) -> Demonstrations:
     if (
         isinstance(source, tuple)
         and len(source) == 2
-        and all(isinstance(a, (np.ndarray, torch.Tensor)) for a in source)
+        and isinstance(source[0], (np.ndarray, torch.Tensor, DictObs, Mapping))
+        and isinstance(source[1], (np.ndarray, torch.Tensor))
     ):
         return _from_arrays({"obs": source[0], "acts": source[1]})
-    if isinstance(source, Iterable) and not isinstance(source, (np.ndarray, torch.Tensor, bytes)):
+    if isinstance(source, Iterable) and not isinstance(source, (np.ndarray, torch.Tensor)):
         return _from_iterable(source)
     raise DataError(
         expected=_ACCEPTED,
@@ -242,12 +246,12 @@ def _from_iterable(source: Iterable[Any]) -> Demonstrations:
         return _from_batches(items)
     if all(isinstance(item, TransitionsMinimal) for item in items):
         return _joined([_from_transitions(item) for item in items])
-    odd = next(
-        (i, type(item).__name__) for i, item in enumerate(items) if not isinstance(item, type(items[0])) or i == 0
-    )
+    kinds = (Trajectory, Mapping, TransitionsMinimal)
+    kind = next((kind for kind in kinds if isinstance(items[0], kind)), None)
+    odd = 0 if kind is None else next(i for i, item in enumerate(items) if not isinstance(item, kind))
     raise DataError(
-        expected="an iterable of trajectories, or of mappings with `obs` and `acts`",
-        got=f"item {odd[0]} of type {odd[1]}",
+        expected="an iterable of trajectories, or of mappings with `obs` and `acts`, not mixed",
+        got=f"item {odd} of type {type(items[odd]).__name__}",
         do="convert the items to Trajectory, or pass {'obs': obs, 'acts': acts} with whole arrays",
     )
 
@@ -259,15 +263,16 @@ def _from_trajectories(trajectories: Sequence[Trajectory]) -> Demonstrations:
     dones, truncated = np.zeros((2, offsets[-1]), dtype=bool)
     dones[last] = [t.terminated for t in trajectories]
     truncated[last] = [t.truncated for t in trajectories]
-    for i, t in enumerate(trajectories):
-        _same_layout(trajectories[0].obs, t.obs, "obs", i)
-        _same_layout(trajectories[0].acts, t.acts, "acts", i)
+    obs = [_array_or_dict(t.obs) for t in trajectories]
+    acts = [_array(t.acts) for t in trajectories]
     rewarded = [t for t in trajectories if isinstance(t, TrajectoryWithRew)]
+    for name, pieces in (("obs", obs), ("acts", acts), ("rews", [t.rews for t in rewarded])):
+        _same_layouts(name, pieces)
     with_infos = any(t.infos is not None for t in trajectories)
     return Demonstrations(
-        frames=concatenate_maybe_dictobs([t.obs for t in trajectories]),  # type: ignore[type-var]
+        frames=concatenate_maybe_dictobs(obs),
         obs_rows=_frame_rows(lengths, offsets),
-        acts=np.concatenate([t.acts for t in trajectories]),
+        acts=np.concatenate(acts),
         episode_offsets=offsets,
         dones=dones,
         truncated=truncated,
@@ -284,6 +289,8 @@ def _from_columns(columns: TrajectoryColumns) -> Demonstrations:
         raise _empty("a dataset without a step")
     offsets = np.asarray(columns.transition_offsets, dtype=np.int64)
     lengths = np.diff(offsets)
+    if (lengths == 0).any():
+        raise _empty(f"trajectory {int(np.argmin(lengths))} without an action")
     last = offsets[1:] - 1
     dones, truncated = np.zeros((2, offsets[-1]), dtype=bool)
     dones[last] = columns.terminal & ~columns.truncated
@@ -311,12 +318,12 @@ def _from_transitions(transitions: TransitionsMinimal[Any]) -> Demonstrations:
         np.flatnonzero(transitions.dones | transitions.truncated) + 1 if isinstance(transitions, Transitions) else []
     )
     return Demonstrations(
-        frames=transitions.obs,
+        frames=_array_or_dict(transitions.obs),
         obs_rows=None,
-        acts=np.asarray(transitions.acts),
+        acts=_array(transitions.acts),
         episode_offsets=_offsets_from_ends(ends, n),
         episodes_known=len(ends) > 0,
-        next_frames=transitions.next_obs if isinstance(transitions, Transitions) else None,
+        next_frames=_array_or_dict(transitions.next_obs) if isinstance(transitions, Transitions) else None,
         dones=transitions.dones if whole else None,  # type: ignore[attr-defined]
         truncated=transitions.truncated if whole else None,  # type: ignore[attr-defined]
         rews=getattr(transitions, "rews", None),
@@ -350,6 +357,13 @@ def _from_arrays(arrays: Mapping[str, Any], where: str = "the mapping") -> Demon
         )
     obs, next_obs = (_array_or_dict(arrays.get(name)) for name in ("obs", "next_obs"))
     acts = _array(arrays["acts"])
+    for name, array in (("obs", obs), ("acts", acts)):
+        if isinstance(array, np.ndarray) and array.ndim == 0:
+            raise DataError(
+                expected=f"`{name}` in {where} with one row a transition",
+                got="a single value",
+                do="pass whole arrays, or batches of rows, not single steps",
+            )
     n = len(acts)
     if n == 0 or len(obs) == 0:
         raise _empty(f"{len(obs)} observations and {n} actions in {where}")
@@ -372,7 +386,15 @@ def _from_arrays(arrays: Mapping[str, Any], where: str = "the mapping") -> Demon
                 got=f"{len(column)}",
                 do="give every array one row an action; for episodes with a last observation, pass Trajectory objects",
             )
-    if (columns["rews"] is not None) and not np.issubdtype(columns["rews"].dtype, np.floating):
+    if next_obs is not None:
+        _same_layout(obs, next_obs, "next_obs", where)
+    if flags["dones"] is not None and flags["truncated"] is not None and (flags["dones"] & flags["truncated"]).any():
+        raise DataError(
+            expected=f"`dones` (terminated) and `truncated` never both True in {where}",
+            got=f"{int((flags['dones'] & flags['truncated']).sum())} rows with both",
+            do="if `dones` marks ends of either kind: dones &= ~truncated; else let it win: truncated &= ~dones",
+        )
+    if (columns["rews"] is not None) and columns["rews"].dtype.kind in "biu":
         columns["rews"] = columns["rews"].astype(np.float32)
     if arrays.get("episode_ends") is not None:
         ends = _ends(_array(arrays["episode_ends"]), n)
@@ -391,79 +413,104 @@ def _from_arrays(arrays: Mapping[str, Any], where: str = "the mapping") -> Demon
 
 
 def _from_batches(batches: Iterable[Mapping[str, Any]]) -> Demonstrations:
-    parts = [_from_arrays(batch, f"batch {i}") for i, batch in enumerate(batches)]
+    parts, closed = [], []
+    for i, batch in enumerate(batches):
+        parts.append(_from_arrays(batch, f"batch {i}"))
+        closed.append(batch.get("episode_ends") is not None)
     if not parts:
         raise _empty("a stream without a batch")
-    return _joined(parts)
+    return _joined(parts, closed)
 
 
 def _from_path(path: Path) -> Demonstrations:
     from understudy.data import serialize  # reading files pulls in pyarrow: only when a path is given
 
-    if path.suffix == ".npz" and path.is_file():
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                names = set(archive.files)
-                if {"obs", "acts"} <= names and names <= _KEYS:
-                    return _from_arrays({name: archive[name] for name in archive.files}, path.name)
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(
-                expected=f"a NumPy archive of plain arrays at {path}",
-                got=str(error),
-                do="save it again with numpy.savez(path, obs=…, acts=…, episode_ends=…)",
-            ) from error
-    return _read(serialize.load(path))
+    arrays = _plain_archive(path) if path.suffix == ".npz" and path.is_file() else None
+    return _read(serialize.load(path)) if arrays is None else _from_arrays(arrays, path.name)
 
 
-def _joined(parts: list[Demonstrations]) -> Demonstrations:
-    """Put pieces end to end; a field survives when every piece has it."""
-    first = parts[0]
-    for i, part in enumerate(parts):
-        _same_layout(first.frames, part.frames, "obs", i)
-        _same_layout(first.acts, part.acts, "acts", i)
+def _plain_archive(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of an npz of the user's own making, or None where it is of another kind."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            names = set(archive.files)
+            if not ({"obs", "acts"} <= names <= _KEYS):
+                return None
+            return {name: archive[name] for name in archive.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise CorruptFileError(
+            expected=f"a complete NumPy archive at {path}",
+            got=f"{type(error).__name__}: {error}",
+            do="restore it from where it came from, or save it again with numpy.savez(path, obs=…, acts=…)",
+        ) from error
+    except ValueError:  # pickled objects, or no archive at all: the reader of datasets knows what to say
+        return None
+
+
+def _joined(parts: list[Demonstrations], closed: Sequence[bool] | None = None) -> Demonstrations:
+    """Put pieces end to end; a field survives when every piece has it.
+
+    An episode may run on from one piece into the next, unless a flag or ``closed`` says that it ends with the piece.
+    """
     optional: dict[str, Any] = {}
-    for name in ("next_frames", "dones", "truncated", "rews", "infos", "weights"):
+    for name in ("frames", "acts", "next_frames", "dones", "truncated", "rews", "infos", "weights"):
         pieces = [getattr(part, name) for part in parts]
         if all(piece is not None for piece in pieces):
+            if name != "infos":
+                _same_layouts({"frames": "obs", "next_frames": "next_obs"}.get(name, name), pieces)
             optional[name] = concatenate_maybe_dictobs(pieces)
-    n = sum(len(part) for part in parts)
-    flags = [optional[name] for name in ("dones", "truncated") if name in optional]
-    ends = np.flatnonzero(np.logical_or.reduce(flags)) + 1 if flags else np.array([], dtype=np.int64)
+    starts = _offsets(np.array([len(part) for part in parts]))
+    ends = np.concatenate([_known_ends(p, closed is not None and closed[i]) + starts[i] for i, p in enumerate(parts)])
     return Demonstrations(
-        frames=concatenate_maybe_dictobs([part.frames for part in parts]),  # type: ignore[type-var]
         obs_rows=None,
-        acts=np.concatenate([part.acts for part in parts]),
-        episode_offsets=_offsets_from_ends(ends, n),
+        episode_offsets=_offsets_from_ends(ends, int(starts[-1])),
         episodes_known=len(ends) > 0,
         **optional,
     )
+
+
+def _known_ends(part: Demonstrations, closed: bool) -> np.ndarray:
+    """Where episodes are known to end, as exclusive row indices."""
+    if not part.episodes_known:
+        return np.array([], dtype=np.int64)
+    ended = closed or any(flags is not None and flags[-1] for flags in (part.dones, part.truncated))
+    return part.episode_offsets[1:] if ended else part.episode_offsets[1:-1]
 
 
 # --- fitting to spaces and checking -----------------------------------------------------------------------------
 
 
 def _fit(
-    demos: Demonstrations, observation_space: gym.Space[Any] | None, action_space: gym.Space[Any] | None
+    demos: Demonstrations,
+    observation_space: gym.Space[Any] | None,
+    action_space: gym.Space[Any] | None,
+    where: str = "",
 ) -> Demonstrations:
+    _check_values(demos, where)
     frames = demos.frames if observation_space is None else fitted_obs(demos.frames, observation_space, "obs")
     next_frames = demos.next_frames
     if next_frames is not None and observation_space is not None:
         next_frames = fitted_obs(next_frames, observation_space, "next_obs")
     acts = demos.acts if action_space is None else fitted_acts(demos.acts, action_space)
-    demos = dataclasses.replace(demos, frames=frames, next_frames=next_frames, acts=acts)
-    check_finite("obs", frames, _frame_offsets(demos))
-    if next_frames is not None:
-        check_finite("next_obs", next_frames, demos.episode_offsets)
-    check_finite("acts", acts, demos.episode_offsets)
-    for name in ("rews", "weights"):
-        column = getattr(demos, name)
+    return dataclasses.replace(demos, frames=frames, next_frames=next_frames, acts=acts)
+
+
+def _check_values(demos: Demonstrations, where: str) -> None:
+    """Before anything is compared with a space, so that a NaN is not taken for a wrong index."""
+    for name, column, offsets in (
+        ("obs", demos.frames, _frame_offsets(demos)),
+        ("next_obs", demos.next_frames, demos.episode_offsets),
+        ("acts", demos.acts, demos.episode_offsets),
+        ("rews", demos.rews, demos.episode_offsets),
+        ("weights", demos.weights, demos.episode_offsets),
+    ):
         if column is not None:
-            check_finite(name, column, demos.episode_offsets)
+            check_numeric(name, column)
+            check_finite(name, column, offsets, where)
     if demos.weights is not None and (demos.weights < 0).any():
         raise DataError(
             expected="weights ≥ 0", got=f"{int((demos.weights < 0).sum())} negative weights", do="clip or shift them"
         )
-    return demos
 
 
 def _fitted_batch(
@@ -475,7 +522,7 @@ def _fitted_batch(
             got=type(batch).__name__,
             do="give the DataLoader collate_fn=understudy.data.types.transitions_collate_fn, or yield dictionaries",
         )
-    demos = _fit(_from_arrays(batch, where), observation_space, action_space)
+    demos = _fit(_from_arrays(batch, where), observation_space, action_space, where)
     fields = {name: getattr(demos, name) for name in ("next_obs", "dones", "truncated", "rews", "infos", "weights")}
     known = {name: value for name, value in fields.items() if value is not None}
     return {"obs": demos.frames, "acts": demos.acts, **known}
@@ -491,7 +538,14 @@ def _empty(got: str) -> EmptyDataError:
 
 
 def _array(value: Any) -> np.ndarray:
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().numpy()
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise DataError(
+            expected="rows of one shape", got=f"rows of differing lengths ({error})", do="pad or cut them to one length"
+        ) from error
 
 
 def _array_or_dict(value: Any) -> Any:
@@ -502,7 +556,12 @@ def _array_or_dict(value: Any) -> Any:
     return value if isinstance(value, DictObs) else _array(value)
 
 
-def _same_layout(first: Observation, other: Observation, name: str, index: int) -> None:
+def _same_layouts(name: str, pieces: Sequence[Observation]) -> None:
+    for i, piece in enumerate(pieces):
+        _same_layout(pieces[0], piece, name, f"item {i}")
+
+
+def _same_layout(first: Observation, other: Observation, name: str, where: str) -> None:
     def layout(x: Observation) -> Any:
         if isinstance(x, DictObs):
             return {key: (value.dtype, value.shape[1:]) for key, value in x.items()}
@@ -511,7 +570,7 @@ def _same_layout(first: Observation, other: Observation, name: str, index: int) 
     if layout(first) != layout(other):
         raise DataError(
             expected=f"`{name}` of one dtype and shape throughout, {layout(first)} as in the first",
-            got=f"{layout(other)} in item {index}",
+            got=f"{layout(other)} in {where}",
             do="convert all to one dtype and shape (dtypes are never changed silently)",
         )
 
@@ -538,13 +597,14 @@ def _ends(ends: np.ndarray, n: int) -> np.ndarray:
                 expected=f"`episode_ends` flags of shape ({n},)", got=str(ends.shape), do="pass one flag a transition"
             )
         return np.flatnonzero(ends) + 1
-    if ends.ndim != 1 or (np.diff(ends) <= 0).any() or len(ends) == 0 or ends[0] < 1 or ends[-1] > n:
+    whole = ends.astype(np.int64) if ends.dtype.kind in "iu" and ends.ndim == 1 and len(ends) else None
+    if whole is None or (np.diff(whole) <= 0).any() or whole[0] < 1 or whole[-1] > n:
         raise ConfigError(
             expected=f"`episode_ends` as rising indices in [1, {n}], each one past an episode's last row",
-            got=f"{ends[:5]}…" if len(ends) > 5 else str(ends),
+            got=f"{ends[:5]}…" if ends.size > 5 else str(ends),
             do="pass numpy.cumsum(episode_lengths), or one boolean a row",
         )
-    return ends.astype(np.int64)
+    return whole
 
 
 def _offsets_from_ends(ends: Any, n: int) -> np.ndarray:

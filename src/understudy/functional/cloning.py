@@ -85,17 +85,10 @@ def categorical_gradient(
     """
     log_p = torch.log_softmax(logits, -1)
     p = log_p.exp()
-    d = p.clone() if ent_weight else p
     if ent_weight:
-        # −H = Σ p log p, so log p + H = log p − Σ p log p.
-        weighted = p * log_p
-        d.add_(weighted.sub_(p * weighted.sum(-1, keepdim=True)), alpha=ent_weight)
-    d.scatter_add_(-1, acts[:, None], _minus_ones(d))
-    return d.mul_(scale)
-
-
-def _minus_ones(like: Tensor) -> Tensor:
-    return torch.full((len(like), 1), -1.0, dtype=like.dtype, device=like.device)
+        negative_entropy = (p * log_p).sum(-1, keepdim=True)
+        p = torch.addcmul(p, p, log_p.sub_(negative_entropy), value=ent_weight)
+    return p.scatter_(-1, acts[:, None], -1.0, reduce="add").mul_(scale)
 
 
 # --- several choices at once ------------------------------------------------------------------------------------
