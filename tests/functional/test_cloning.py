@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pytest import approx
 
 from understudy.functional import cloning
+
+approx = pytest.approx
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -1,6 +1,7 @@
 """Closed-form gradients, packing and the fused Adam, against torch's own."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def mlp(
     widths: list[int], activation: object, *, bias: bool = True, dtype: torch.dtype = torch.float64
 ) -> nn.Sequential:
     modules: list[nn.Module] = []
-    for i, (size_in, size_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (size_in, size_out) in enumerate(itertools.pairwise(widths)):
         modules += [nn.Linear(size_in, size_out, bias=bias, dtype=dtype)]
         if i < len(widths) - 2:
             modules.append(activation())  # type: ignore[operator]

@@ -218,7 +218,7 @@ class BCLogger:
         self._logger.record("bc/samples_so_far", num_samples_so_far)
         for field in dataclasses.fields(training_metrics):
             value = getattr(training_metrics, field.name)
-            self._logger.record(f"bc/{field.name}", None if value is None else float(value))
+            self._logger.record(f"bc/{field.name}", None if value is None else float(value.detach()))
         for key, value in rollout_stats.items():
             self._logger.record(f"rollout/{key}", value)
         self._logger.dump(self._tensorboard_step)

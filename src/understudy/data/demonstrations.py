@@ -195,7 +195,7 @@ def as_demonstrations(
         return demonstrations if spaces == (None, None) else BatchStream(demonstrations, *spaces)
     if isinstance(demonstrations, DataLoader):
         return BatchStream(demonstrations, *spaces)
-    return _fit(_read(demonstrations), *spaces)
+    return _fit(read_unchecked(demonstrations), *spaces)
 
 
 def read_demonstrations(demonstrations: Any, **spaces: gym.Space[Any] | None) -> Demonstrations:
@@ -207,7 +207,7 @@ def read_demonstrations(demonstrations: Any, **spaces: gym.Space[Any] | None) ->
 # --- reading each form ------------------------------------------------------------------------------------------
 
 
-def _read(source: Any) -> Demonstrations:
+def read_unchecked(source: Any) -> Demonstrations:
     if isinstance(source, Demonstrations):
         return source
     if isinstance(source, Trajectory):
@@ -426,7 +426,7 @@ def _from_path(path: Path) -> Demonstrations:
     from understudy.data import serialize  # reading files pulls in pyarrow: only when a path is given
 
     arrays = _plain_archive(path) if path.suffix == ".npz" and path.is_file() else None
-    return _read(serialize.load(path)) if arrays is None else _from_arrays(arrays, path.name)
+    return read_unchecked(serialize.load(path)) if arrays is None else _from_arrays(arrays, path.name)
 
 
 def _plain_archive(path: Path) -> dict[str, np.ndarray] | None:

@@ -136,7 +136,7 @@ def _unchecked(source: Any) -> Demonstrations:
         source = list(source)
     if isinstance(source, BatchStream):
         return source.read()
-    return demonstrations._read(source)
+    return demonstrations.read_unchecked(source)
 
 
 def _fields(demos: Demonstrations, obs: Mapping[str, np.ndarray]) -> Iterator[Field]:

@@ -281,7 +281,7 @@ def _check_normalization(extra: Mapping[str, Any], venv: VecEnv, path: Path) -> 
 
 
 def _check_spaces(observation_space: gym.Space[Any], action_space: gym.Space[Any], venv: VecEnv, what: str) -> None:
-    same_obs = observation_space == venv.observation_space or observation_space == _channels_first(
+    same_obs = observation_space == venv.observation_space or observation_space == channels_first(
         venv.observation_space
     )
     if not (same_obs and action_space == venv.action_space):
@@ -292,7 +292,7 @@ def _check_spaces(observation_space: gym.Space[Any], action_space: gym.Space[Any
         )
 
 
-def _channels_first(space: gym.Space[Any]) -> gym.Space[Any] | None:
+def channels_first(space: gym.Space[Any]) -> gym.Space[Any] | None:
     """The space that SB3's policies see instead of a channels-last image; ``None`` if there is no image."""
     if not isinstance(space, gym.spaces.Box | gym.spaces.Dict):
         return None

@@ -290,4 +290,4 @@ def _same(saved: Any, current: Any) -> bool:
     """Equal, or the channels-first form of the environment's images."""
     from understudy.policies import serialize
 
-    return bool(saved == current or saved == serialize._channels_first(current))
+    return bool(saved == current or saved == serialize.channels_first(current))
