@@ -31,8 +31,7 @@ SHAPES_CHECKED = ("understudy.functional", "understudy.rewards", "understudy.dat
 def _import_with_shapes_checked() -> None:
     """Import them all here, under the hook and without the garbage collector.
 
-    A finaliser that runs while the hook parses a file makes Python 3.11 stop with a SystemError
-    (https://github.com/python/cpython/issues/106905).
+    A finaliser that runs while the hook parses a file makes Python 3.11 stop with a SystemError.
     """
     gc.disable()
     try:

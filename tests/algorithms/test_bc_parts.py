@@ -79,7 +79,7 @@ def test_epochs_and_batches(n_epochs: int | None, n_batches: int | None, seen: s
     batches: Any = ["a", "a", "b"]
     iterator = bc.BatchIteratorWithEpochEndCallback(batches, n_epochs, n_batches, lambda epoch: out.append("e"))
     for batch in iterator:
-        out.append(str(batch))
+        out += str(batch)
     assert "".join(out) == seen
 
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, MlpExtractor
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from understudy.data.batches import Batch, ObsTensor
 from understudy.functional.cloning import HeadTerms, cloning_loss
 from understudy.policies.heads import Head, acts_by_its_parts, as_targets, head_of, log_likelihood
 from understudy.util.flat_mlp import ClosedFormMLP, FlatAdam, FlatParameters, Layer, clip_norm, plain_layers
+from understudy.util.onednn import fast_linears
 
 StepPath = Literal["closed_form", "autograd", "compiled"]
 
@@ -118,9 +120,19 @@ class AutogradStep(CloningStep):
         super().__init__(policy, optimizer, settings, minibatch_size)
         self.path = "compiled" if compile else "autograd"
         self._loss: Any = self._eager_loss
+        self._preprocess = preprocess_obs if compile else ReusedImages()
         if compile:
             self._loss = torch.compile(self._eager_loss, backend="inductor" if compile is True else compile)
         self._trainable = [p for p in policy.parameters() if p.requires_grad]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While this is open the policy is in training mode and its large layers use the faster product."""
+        with super().running(), fast_linears(self.policy) if self.path == "autograd" else nullcontext():
+            yield
+
+    def _terms(self, obs: ObsTensor, acts: Tensor) -> HeadTerms:
+        return log_likelihood(self.policy, obs, acts, self._preprocess)
 
     def _eager_loss(self, obs: ObsTensor, acts: Tensor, weights: Tensor | None) -> Tensor:
         terms = self._terms(obs, acts)
@@ -144,6 +156,30 @@ class AutogradStep(CloningStep):
                 if p.grad is None:
                     p.grad = torch.zeros_like(p)
                 p.grad.add_(p, alpha=self.settings.l2_weight)
+
+
+class ReusedImages:
+    """Stable-Baselines3's preprocessing, with byte images written to one float buffer again and again.
+
+    A fresh buffer of some megabytes costs more in page faults than the conversion itself. The buffer is free again
+    once the backward pass of its batch is done.
+    """
+
+    def __init__(self) -> None:
+        self._buffer: Tensor | None = None
+
+    def __call__(self, obs: ObsTensor, space: spaces.Space[Any], normalize_images: bool = True) -> Any:
+        if not isinstance(obs, Tensor) or obs.ndim != 4 or not normalize_images or not is_image_space(space):
+            return preprocess_obs(obs, space, normalize_images)
+        buffer = self._buffer
+        if (
+            buffer is None
+            or buffer.shape != obs.shape
+            or buffer.stride() != obs.stride()
+            or buffer.device != obs.device
+        ):
+            buffer = self._buffer = torch.empty_like(obs, dtype=torch.float32)
+        return buffer.copy_(obs).div_(255.0)
 
 
 class ClosedFormStep(CloningStep):

@@ -6,6 +6,7 @@ The actions are those ``predict`` would give: from the same distribution, clippe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from stable_baselines3.common import distributions
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import Tensor
 
+from understudy.errors import NonFiniteDataError
+
 Actor = Callable[[Any], np.ndarray]
 """Observations of all environments → actions in the environment's values, shape (env, *act)."""
 
@@ -23,9 +26,10 @@ Actor = Callable[[Any], np.ndarray]
 def lean_actor(policy: BasePolicy, deterministic: bool) -> Actor | None:
     """A faster ``predict`` for a policy in evaluation mode, or None where ``predict`` has a behaviour of its own.
 
-    Reads torch's global generator, as the policy itself does.
+    Reads torch's global generator, as the policy itself does. The actor raises NonFiniteDataError when the policy's
+    outputs are NaN.
     """
-    if type(policy).predict is not BasePolicy.predict:
+    if type(policy).predict is not BasePolicy.predict or "predict" in vars(policy):
         return None
     choose = _plain_head(policy, deterministic)
     if choose is None:
@@ -39,18 +43,28 @@ def lean_actor(policy: BasePolicy, deterministic: bool) -> Actor | None:
 
     def act(obs: Any) -> np.ndarray:
         with torch.inference_mode():
-            if needs_care or isinstance(obs, Mapping):
+            if needs_care or isinstance(obs, Mapping) or not obs.flags.forc or not obs.flags.writeable:
                 tensor, _ = policy.obs_to_tensor(obs)
             else:
                 tensor = torch.as_tensor(obs, device=policy.device)
             acts = np.asarray(choose(tensor).cpu().numpy().reshape((-1, *shape)))
         if isinstance(space, spaces.Box):
+            if np.isnan(acts).any():
+                raise _not_a_number(policy)
             if policy.squash_output:
                 return np.asarray(policy.unscale_action(acts))
             return np.asarray(np.clip(acts, space.low, space.high))
         return acts
 
     return act
+
+
+def _not_a_number(policy: BasePolicy) -> NonFiniteDataError:
+    return NonFiniteDataError(
+        expected=f"finite outputs of the {type(policy).__name__}",
+        got="NaN",
+        do="check its parameters (did training diverge?) and the observations it is given",
+    )
 
 
 def _plain_head(policy: BasePolicy, deterministic: bool) -> Callable[[Any], Tensor] | None:
@@ -72,9 +86,16 @@ def _plain_head(policy: BasePolicy, deterministic: bool) -> Callable[[Any], Tens
 
     distribution = type(policy.action_dist)
     if distribution is distributions.CategoricalDistribution:
+
+        def logits(obs: Any) -> Tensor:
+            out = outputs(obs)
+            if math.isnan(out.sum().item()):  # the largest of NaNs is an index like any other
+                raise _not_a_number(policy)
+            return out
+
         if deterministic:
-            return lambda obs: outputs(obs).argmax(-1)
-        return lambda obs: torch.multinomial(outputs(obs).softmax(-1), 1)
+            return lambda obs: logits(obs).argmax(-1)
+        return lambda obs: torch.multinomial(logits(obs).softmax(-1), 1)
     if distribution is distributions.DiagGaussianDistribution:
         if deterministic:
             return outputs

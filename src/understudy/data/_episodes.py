@@ -18,10 +18,19 @@ _FIRST_CAPACITY = 256
 
 
 class _Column:
-    """A growing array of shape (rows, env, *item) with the dtype of the first values it gets."""
+    """A growing array of shape (rows, env, *item) with the dtype of the first values it gets.
+
+    Only values of another kind, such as fractions after whole numbers, change that dtype, and then for all rows.
+    """
 
     def __init__(self, first: np.ndarray) -> None:
         self.rows = np.empty((_FIRST_CAPACITY, *first.shape), first.dtype)
+
+    def write(self, row: int, values: np.ndarray) -> None:
+        dtype = self.rows.dtype
+        if values.dtype != dtype and not np.can_cast(values.dtype, dtype, "same_kind"):
+            self.rows = self.rows.astype(np.result_type(values.dtype, dtype))
+        self.rows[row] = values
 
     def compact(self, first_row: int, last_row: int, capacity: int) -> None:
         kept = self.rows[first_row:last_row]
@@ -57,6 +66,8 @@ def _whole(parts: dict[str, np.ndarray]) -> Observation:
 class EpisodeRecorder:
     """Collects the steps of ``n_envs`` environments and gives out an episode when it ends.
 
+    What it is given is copied at once, so that its owner may overwrite it.
+
     Args:
         first_obs: what ``venv.reset()`` returned, shape (env, *obs) or a dictionary of such.
         keep_infos: whether trajectories carry the info dictionaries of their steps.
@@ -65,8 +76,10 @@ class EpisodeRecorder:
     def __init__(self, first_obs: Any, n_envs: int, *, keep_infos: bool = True) -> None:
         self.n_envs = n_envs
         self._keep_infos = keep_infos
-        self._current = _parts(first_obs)
-        self._obs = {name: _Column(array) for name, array in self._current.items()}
+        # One row more than the other columns: the last one holds the current observations.
+        self._obs = {name: _Column(array) for name, array in _parts(first_obs).items()}
+        for name, array in _parts(first_obs).items():
+            self._obs[name].write(0, array)
         self._acts: _Column | None = None
         self._rews: _Column | None = None
         self._infos: list[Sequence[Mapping[str, Any]]] = []
@@ -86,14 +99,14 @@ class EpisodeRecorder:
         dones: np.ndarray,
         infos: Sequence[Mapping[str, Any]],
         *,
-        ends: Sequence[tuple[Mapping[str, Any] | Any, bool]] | None = None,
+        ends: Sequence[Any] | None = None,
     ) -> list[tuple[int, TrajectoryWithRew]]:
         """Record one step of all environments.
 
         Args:
             acts: the actions executed, shape (env, *act).
             next_obs: what the step returned; after a done this is already the next episode's first observation.
-            rews: shape (env,).
+            rews: shape (env,); whole numbers become float32.
             dones: shape (env,), either kind of end.
             infos: one dictionary an environment; ``terminal_observation`` and ``TimeLimit.truncated`` tell the end.
             ends: where given, the last observation of each finished environment in place of its info's.
@@ -101,41 +114,42 @@ class EpisodeRecorder:
         Returns:
             (environment index, trajectory) of every episode that ended with this step.
         """
+        acts, rews = np.asarray(acts), np.asarray(rews)
         if self._acts is None or self._rews is None:
-            self._acts, self._rews = _Column(np.asarray(acts)), _Column(np.asarray(rews))
-        if self._rows == self._capacity:
+            # Environments may pay 0 until they pay 0.9: the first step's type says little.
+            self._acts, self._rews = _Column(acts), _Column(rews if rews.dtype.kind == "f" else rews.astype(np.float32))
+        if self._rows + 1 == self._capacity:
             self._make_room()
         row = self._rows
-        for name, array in self._current.items():
-            self._obs[name].rows[row] = array
-        self._acts.rows[row] = acts
-        self._rews.rows[row] = rews
+        self._acts.write(row, acts)
+        self._rews.write(row, rews)
+        for name, array in _parts(next_obs).items():
+            self._obs[name].write(row + 1, array)
         if self._keep_infos:
             self._infos.append(infos)
         self._rows += 1
-        self._current = _parts(next_obs)
         finished = []
         for nth, env in enumerate(np.flatnonzero(dones)):
             info = infos[int(env)]
-            last = info["terminal_observation"] if ends is None else ends[nth][0]
+            last = info["terminal_observation"] if ends is None else ends[nth]
             finished.append((int(env), self.cut(int(env), last, True, bool(info.get("TimeLimit.truncated", False)))))
         return finished
 
     def cut(self, env: int, last_obs: Any = None, terminal: bool = False, truncated: bool = False) -> TrajectoryWithRew:
         """End the running episode of one environment here; without ``last_obs``, at its current observation."""
         start, stop = int(self._start[env]), self._rows
-        last = (
-            {name: np.asarray(array[env]) for name, array in self._current.items()}
-            if last_obs is None
-            else _parts(last_obs)
-        )
+        if last_obs is None:
+            obs = {name: column.episode(start, stop + 1, env) for name, column in self._obs.items()}
+        else:
+            last = _parts(last_obs)
+            obs = {name: column.episode(start, stop, env, last[name]) for name, column in self._obs.items()}
         assert self._acts is not None, "no step was recorded"
         assert self._rews is not None
         infos = None
         if self._keep_infos:
             infos = np.array([step[env] for step in self._infos[start:stop]], dtype=object)
         trajectory = TrajectoryWithRew(
-            obs=_whole({name: column.episode(start, stop, env, last[name]) for name, column in self._obs.items()}),
+            obs=_whole(obs),
             acts=self._acts.episode(start, stop, env),
             infos=infos,
             terminal=terminal,
@@ -153,11 +167,11 @@ class EpisodeRecorder:
         first = int(self._start.min())
         kept = self._rows - first
         # Moving rows down is worth it only when it frees half the space; else double.
-        capacity = self._capacity if kept <= self._capacity // 2 else 2 * self._capacity
+        capacity = self._capacity if kept < self._capacity // 2 else 2 * self._capacity
         assert self._acts is not None
         assert self._rews is not None
         for column in (*self._obs.values(), self._acts, self._rews):
-            column.compact(first, self._rows, capacity)
+            column.compact(first, self._rows + 1, capacity)
         if self._keep_infos:
             del self._infos[:first]
         self._capacity = capacity

@@ -19,7 +19,7 @@ from understudy.data.dict_obs import DictObs, Observation
 from understudy.errors import ConfigError, EmptyDataError
 
 ObsTensor = Tensor | dict[str, Tensor]
-_CHUNK_BYTES = 32 << 20
+_CHUNK_BYTES = 4 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,12 +75,11 @@ class _Rows:
 
     def __init__(self, array: np.ndarray, device: torch.device, channels_last: bool) -> None:
         self._device = device
-        # Images are kept channels-last in memory, where convolutions are fastest; their shape stays channels-first.
-        self._is_image = channels_last and array.ndim == 4
-        if self._is_image:
+        self._channels_last = channels_last and array.ndim == 4
+        # Channels-last images seen through a channels-first view are picked as they lie in memory.
+        self._turned = array.ndim == 4 and array.transpose(0, 2, 3, 1).flags.c_contiguous
+        if self._turned:
             array = array.transpose(0, 2, 3, 1)
-            if array.flags.writeable:  # a read-only map may be larger than memory: only its batches are turned
-                array = np.ascontiguousarray(array)
         self._native = array.dtype.newbyteorder("=")
         self._array: np.ndarray | None = None if _torch_may_share(array) else array
         self._tensor = None if self._array is not None else torch.from_numpy(array).to(device)
@@ -93,7 +92,10 @@ class _Rows:
             assert self._array is not None
             chosen = np.ascontiguousarray(self._array[rows.cpu().numpy()], dtype=self._native)
             picked = torch.from_numpy(chosen).to(self._device)
-        return picked.permute(0, 3, 1, 2) if self._is_image else picked
+        if self._turned:
+            picked = picked.permute(0, 3, 1, 2)
+        # Convolutions are fastest with channels last in memory; the shape stays channels-first.
+        return picked.contiguous(memory_format=torch.channels_last) if self._channels_last else picked
 
 
 def _torch_may_share(array: np.ndarray) -> bool:
@@ -111,7 +113,7 @@ class ResidentBatches:
         device: where batches are wanted; the data is moved there once.
         generator: decides the order; None for the order of the data.
         rows: use these transitions only.
-        channels_last: keep image observations channels-last in memory.
+        channels_last: give image observations with channels last in memory (their shape stays channels-first).
 
     Raises:
         ConfigError: ``batch_size`` < 1.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +16,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from understudy.data._acting import lean_actor
+from understudy.data._below_normalize import below
 from understudy.data._episodes import EpisodeRecorder
 from understudy.data._flatten import flatten_trajectories, flatten_trajectories_with_rew
 from understudy.data.types import DictObs, TrajectoryWithRew, TransitionsWithRew, stack_maybe_dictobs
@@ -155,11 +156,20 @@ def _same_up_to_channels(mine: Any, theirs: Any) -> bool:
 
 def _takes_observations_only(policy: Callable[..., Any]) -> bool:
     try:
-        parameters = inspect.signature(policy).parameters.values()
+        signature = inspect.signature(policy)
     except (TypeError, ValueError):
         return False
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return not any(p.kind == p.VAR_POSITIONAL for p in parameters) and len(positional) == 1
+    for n in (3, 1):
+        try:
+            signature.bind(*[None] * n)
+        except TypeError:
+            continue
+        return n == 1
+    raise ConfigError(
+        expected="a policy that is called with observations, or with observations, state and episode starts",
+        got=f"a callable with the parameters {signature}",
+        do="wrap it, for example lambda obs: policy(obs, my_option)",
+    )
 
 
 def policy_to_callable(policy: AnyPolicy, venv: VecEnv, deterministic_policy: bool = False) -> PolicyCallable:
@@ -211,27 +221,35 @@ def policy_to_callable(policy: AnyPolicy, venv: VecEnv, deterministic_policy: bo
 def _drawing_from(rng: np.random.Generator, policy: AnyPolicy, venv: VecEnv) -> Iterator[None]:
     """Everything random inside comes from ``rng``, and the caller finds all as it was.
 
-    Stable-Baselines3 policies sample from torch's global generator, so that is seeded inside a fork; their
-    ``predict`` switches to evaluation mode, so the mode of every module is put back.
+    Stable-Baselines3 policies sample from torch's global generator (and DQN from NumPy's), so these are seeded and put
+    back; their ``predict`` switches to evaluation mode, so the mode of every module is put back.
     """
     seeds = rng.integers(2**31 - 1, size=3)
-    module = policy if isinstance(policy, torch.nn.Module) else getattr(policy, "policy", None)
+    actor = getattr(policy, "__self__", policy)  # for a bound method, such as `policy.predict`, its object
+    module = actor if isinstance(actor, torch.nn.Module) else getattr(actor, "policy", None)
     modes = {m: m.training for m in module.modules()} if isinstance(module, torch.nn.Module) else {}
     devices = [module.device] if isinstance(module, BasePolicy) and module.device.type == "cuda" else []
-    if isinstance(module, BasePolicy):
-        module.set_training_mode(False)
+    # Algorithms and policies such as RandomPolicy may sample from a copy of their own.
+    sampled = [venv.action_space, *(getattr(owner, "action_space", None) for owner in (actor, module))]
+    action_spaces = [space for space in sampled if isinstance(space, gym.Space)]
+    space_states = [space.np_random.bit_generator.state for space in action_spaces]
+    numpy_state = np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int(seeds[0]))
-        venv.seed(int(seeds[1]))
-        venv.action_space.seed(int(seeds[2]))
-        own_space = getattr(module, "action_space", None)
-        if own_space is not None:  # policies such as RandomPolicy sample from their own copy
-            own_space.seed(int(seeds[2]))
         try:
+            if isinstance(module, BasePolicy):
+                module.set_training_mode(False)
+            torch.manual_seed(int(seeds[0]))
+            np.random.seed(int(seeds[0]))  # noqa: NPY002
+            venv.seed(int(seeds[1]))
+            for space in action_spaces:
+                space.seed(int(seeds[2]))
             yield
         finally:
             for m, mode in modes.items():
                 m.training = mode
+            for space, state in zip(action_spaces, space_states, strict=True):
+                space.np_random.bit_generator.state = state
+            np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 # --- episodes ---------------------------------------------------------------------------------------------------
@@ -287,26 +305,28 @@ def _generate(
     act = _policy_in_a_loop(policy, venv, deterministic_policy)
     normalised = unwrap_vec_normalize(venv) if unwrap else None
     trajectories: list[TrajectoryWithRew] = []
-    with _drawing_from(rng, policy, venv):
+    with (
+        _drawing_from(rng, policy, venv),
+        nullcontext() if normalised is None else below(normalised) as original,
+    ):
         obs: Any = venv.reset()
         n_envs = venv.num_envs
-        seen = obs if normalised is None else normalised.get_original_obs()
-        recorder = EpisodeRecorder(seen, n_envs, keep_infos=keep_infos)
+        seen = obs if original is None else original.obs()
+        space = venv.observation_space if normalised is None else normalised.observation_space
+        recorder = EpisodeRecorder(_in_the_type_of(space, seen), n_envs, keep_infos=keep_infos)
         state: _State = None
         dones = np.ones(n_envs, dtype=bool)
         active = np.ones(n_envs, dtype=bool)
         while active.any():
             acts, state = act(obs, state, dones)
+            chosen = np.array(acts)  # an environment may scale its action in place
             obs, rews, dones, infos = venv.step(acts)
             ends = None
             seen = obs
-            if normalised is not None:
-                seen, rews = normalised.get_original_obs(), normalised.get_original_reward()
-                ends = [
-                    (normalised.unnormalize_obs(infos[env]["terminal_observation"]), True)
-                    for env in np.flatnonzero(dones)
-                ]
-            ended = recorder.add(acts, seen, rews, dones, infos, ends=ends)
+            if original is not None:
+                seen, rews, ends = original.obs(), original.rews(), original.last_obs()
+            # As in Stable-Baselines3's environments of one process: the others pass on whatever type the reward has.
+            ended = recorder.add(chosen, seen, np.asarray(rews, dtype=np.float32), dones, infos, ends=ends)
             for env, trajectory in ended:
                 if not active[env]:
                     continue
@@ -319,6 +339,15 @@ def _generate(
     # Environments finish short episodes first; without shuffling, a prefix of the list would be biased to them.
     rng.shuffle(trajectories)
     return trajectories
+
+
+def _in_the_type_of(space: gym.Space[Any], obs: Any) -> Any:
+    """Observations in the dtype that the space promises, as environments of one process already give them."""
+    if isinstance(space, gym.spaces.Dict):
+        return {key: _in_the_type_of(sub, obs[key]) for key, sub in space.spaces.items()}
+    obs = np.asarray(obs)
+    keep = space.dtype is None or not np.can_cast(obs.dtype, space.dtype, "same_kind")
+    return obs if keep else obs.astype(space.dtype, copy=False)
 
 
 def _as_the_environment_saw(trajectory: TrajectoryWithRew, last_info: Mapping[str, Any]) -> TrajectoryWithRew:
@@ -473,14 +502,23 @@ class TrajectoryAccumulator:
         """Give out the steps gathered under ``key`` as a trajectory and forget them.
 
         Raises:
-            DataError: nothing was gathered under ``key``.
+            DataError: nothing was gathered under ``key``; EmptyDataError where that is a first observation only.
         """
         steps = self.partial_trajectories.pop(key, None)
         if steps is None:
             raise DataError(
                 expected=f"steps gathered under {key!r}", got="none", do="call add_step before finish_trajectory"
             )
-        obs = [DictObs(o) if isinstance(o, dict) else o for o in (step["obs"] for step in steps)]
+        if len(steps) < 2:
+            raise EmptyDataError(
+                expected=f"at least one action gathered under {key!r}",
+                got="a first observation only",
+                do="call add_step with `acts`, `rews` and `obs` before finish_trajectory",
+            )
+        obs = [
+            DictObs({name: np.asarray(value) for name, value in o.items()}) if isinstance(o, dict) else o
+            for o in (step["obs"] for step in steps)
+        ]
         infos = [step["infos"] for step in steps if "infos" in step]
         return TrajectoryWithRew(
             obs=stack_maybe_dictobs(obs),

@@ -7,13 +7,15 @@ have no head here and are asked through ``get_distribution``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common import distributions
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
 from torch import Tensor, nn
 
 from understudy.functional import cloning
@@ -107,17 +109,21 @@ def acts_by_its_parts(policy: ActorCriticPolicy) -> bool:
     )
 
 
-def log_likelihood(policy: ActorCriticPolicy, obs: Any, targets: Tensor) -> HeadTerms:
+def log_likelihood(
+    policy: ActorCriticPolicy, obs: Any, targets: Tensor, preprocess: Callable[..., Any] = preprocess_obs
+) -> HeadTerms:
     """Log-likelihood and entropy of actions under any actor-critic policy; the critic is not evaluated.
 
     Args:
         policy: in the mode (training or evaluation) that is wanted.
         obs: tensor of shape (batch, *obs), or a dictionary of such, not yet preprocessed.
         targets: from ``as_targets``.
+        preprocess: does the work of Stable-Baselines3's ``preprocess_obs``, called with the same arguments.
     """
     head = head_of(policy) if acts_by_its_parts(policy) else None
     if head is not None:
-        features = BasePolicy.extract_features(policy, obs, policy.pi_features_extractor)
+        ready = preprocess(obs, policy.observation_space, normalize_images=policy.normalize_images)
+        features = policy.pi_features_extractor(ready)
         return head.terms(policy.action_net(policy.mlp_extractor.forward_actor(features)), targets)
     distribution = policy.get_distribution(obs)
     shape = policy.action_space.shape

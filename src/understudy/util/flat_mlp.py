@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from understudy.util import onednn
+
 _aten = torch.ops.aten
 
 
@@ -172,7 +174,10 @@ class ClosedFormMLP:
         inputs, kept = [], []
         for weight_t, bias, activations in zip(self._transposed, self._biases, self._activations, strict=True):
             inputs.append(x)
-            x = torch.mm(x, weight_t) if bias is None else torch.addmm(bias, x, weight_t)
+            if onednn.worthwhile(len(x), weight_t):
+                x = onednn.product_t(x, weight_t.t(), bias)
+            else:
+                x = torch.mm(x, weight_t) if bias is None else torch.addmm(bias, x, weight_t)
             kept_here = []
             for activation in activations:
                 if activation.keeps_input:
@@ -190,12 +195,16 @@ class ClosedFormMLP:
         for i in range(len(self._weights) - 1, -1, -1):
             for activation, kept in zip(reversed(self._activations[i]), reversed(self._kept[i]), strict=True):
                 d = activation.backward(d, kept)
-            torch.mm(d.t(), self._inputs[i], out=self._weight_grads[i])
+            large = onednn.worthwhile(len(d), self._weights[i])
+            if large:
+                self._weight_grads[i].copy_(onednn.product_t(d.t(), self._inputs[i].t()))
+            else:
+                torch.mm(d.t(), self._inputs[i], out=self._weight_grads[i])
             bias_grad = self._bias_grads[i]
             if bias_grad is not None:
                 torch.sum(d, 0, out=bias_grad)
             if i:
-                d = torch.mm(d, self._weights[i])
+                d = onednn.product_t(d, self._transposed[i]) if large else torch.mm(d, self._weights[i])
 
 
 def _grad(parameter: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import contextlib
 import datetime
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,4 +185,13 @@ def configure(folder: AnyPath | None = None, format_strs: Sequence[str] | None =
         path.mkdir(parents=True, exist_ok=True)
     names = list(_DEFAULT_FORMATS if format_strs is None else format_strs)
     formats = [make_output_format(name, os.fspath(path)) for name in names]
-    return HierarchicalLogger(sb_logger.Logger(os.fspath(path), formats), names)
+    default = sb_logger.Logger(os.fspath(path), formats)
+    logger = HierarchicalLogger(default, names)
+    # An algorithm that is dropped takes its logger along; its files are then closed, not left to the collector.
+    weakref.finalize(logger, _close_all, default, logger._cached_loggers)
+    return logger
+
+
+def _close_all(default: sb_logger.Logger, raw: Mapping[str, sb_logger.Logger]) -> None:
+    for each in (default, *raw.values()):
+        each.close()
