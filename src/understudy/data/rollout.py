@@ -480,9 +480,8 @@ def discounted_sum(arr: np.ndarray, gamma: float) -> np.ndarray | float:
     """
     if not 0.0 <= gamma <= 1.0:
         raise ConfigError(expected="a discount in [0, 1]", got=str(gamma), do="pass gamma between 0 and 1")
-    if gamma == 1.0:
-        return arr.sum(axis=0)  # type: ignore[no-any-return]
-    return np.tensordot(gamma ** np.arange(len(arr)), arr, axes=1)
+    total = arr.sum(axis=0) if gamma == 1.0 else np.tensordot(gamma ** np.arange(len(arr)), arr, axes=1)
+    return total if np.ndim(total) else float(total)
 
 
 class TrajectoryAccumulator:

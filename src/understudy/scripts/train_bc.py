@@ -231,7 +231,7 @@ def _trainer(options: TrainBC, demos: Demonstrations, venv: VecEnv, seed: int) -
         action_space=venv.action_space,
         rng=np.random.default_rng(seed),
         policy=_policy(cloning, venv, seed),
-        demonstrations=demos,  # type: ignore[arg-type]  # the door passes its own type through
+        demonstrations=demos,  # the door passes its own type through
         batch_size=cloning.batch_size,
         minibatch_size=cloning.minibatch_size,
         optimizer_cls=optimizers[cloning.optimizer],
