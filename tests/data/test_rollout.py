@@ -406,8 +406,8 @@ def test_what_cannot_act_is_refused() -> None:
         episodes(venv, policy="ppo")
     with pytest.raises(ConfigError, match="random actions"):
         episodes(venv, policy=None, deterministic_policy=True)
-    with pytest.raises(ConfigError, match="determinstic"):
-        episodes(venv, determinstic=True)
+    with pytest.raises(ConfigError, match="greedy"):
+        episodes(venv, greedy=True)
 
 
 def test_no_policy_means_random_actions() -> None:
