@@ -191,7 +191,7 @@ def unusual(kind: str, n: int) -> np.ndarray:
     if kind == "field of records":
         records = np.zeros(n, dtype=[("flag", "u1"), ("obs", "<f4", (2,))])
         records["obs"] = obs
-        return records["obs"]  # type: ignore[no-any-return]
+        return records["obs"]
     if kind == "read-only":
         obs.flags.writeable = False
         return obs

@@ -124,7 +124,7 @@ PARTIAL: dict[str, Form] = {
     "minimal transitions": lambda _: TransitionsMinimal(OBS, ACTS, None),
     "plain transitions": lambda _: flatten_trajectories(three_episodes()),
     "loader": lambda _: loader(4, flatten_trajectories(three_episodes())),
-    "loader that does not batch": lambda _: DataLoader(batches(), batch_size=None),
+    "loader that does not batch": lambda _: DataLoader(batches(), batch_size=None),  # type: ignore[arg-type]
     "obs and acts only": lambda _: {"obs": OBS, "acts": ACTS},
     "nested lists": lambda _: {"obs": OBS, "acts": ACTS.tolist()},
 }
@@ -164,7 +164,7 @@ def test_every_partial_form_gives_the_same_observations_and_actions(form: Form, 
     np.testing.assert_array_equal(demos.obs, OBS)
     np.testing.assert_array_equal(demos.acts, ACTS)
     assert isinstance(demos.obs, np.ndarray)
-    assert (demos.obs.dtype, demos.acts.dtype) == (np.float32, np.int64)
+    assert [demos.obs.dtype, demos.acts.dtype] == [np.float32, np.int64]
 
 
 def test_a_single_trajectory_is_one_episode() -> None:
@@ -401,6 +401,7 @@ def test_a_loader_is_read_anew_each_epoch() -> None:
 def test_a_stream_is_compared_with_the_spaces_it_is_given_later() -> None:
     stream = as_demonstrations(DataLoader(Stream(), batch_size=4))
     fitted = as_demonstrations(stream, action_space=spaces.Discrete(1))
+    assert isinstance(fitted, BatchStream)
     with pytest.raises(SpaceMismatchError):
         list(fitted)
 
@@ -411,7 +412,7 @@ def test_a_wrong_batch_of_a_loader_is_named() -> None:
         list(BatchStream(poisoned, None, None))
     pairs = DataLoader(torch.utils.data.TensorDataset(torch.from_numpy(OBS), torch.from_numpy(ACTS)))
     with pytest.raises(DataError, match=r"batch 0 of the loader.*collate_fn"):
-        list(as_demonstrations(pairs))
+        read_demonstrations(pairs)
 
 
 @pytest.mark.fault("F10")
@@ -488,7 +489,7 @@ def test_episodes_of_any_length_stay_apart(lengths: list[int]) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_found_by_trajectory_and_step(value: float) -> None:
     trajectories = three_episodes()
-    trajectories[2].obs[1, 1] = value  # type: ignore[call-overload]
+    trajectories[2].obs[1, 1] = value  # type: ignore[index]
     with pytest.raises(NonFiniteDataError, match=r"`obs`.*1 rows, first in trajectory 2, step 1, entry \(1,\)"):
         as_demonstrations(trajectories)
 
@@ -660,7 +661,7 @@ def test_what_cannot_be_read_is_named_with_a_way_out(source: Any, message: str) 
 def test_lists_and_tensors_inside_trajectories_are_read() -> None:
     listed = Trajectory([[0.0], [1.0]], [1], None, True)  # type: ignore[arg-type]
     assert isinstance(as_demonstrations(listed), Demonstrations)
-    tensors = TransitionsMinimal(torch.from_numpy(OBS), torch.from_numpy(ACTS), None)  # type: ignore[arg-type]
+    tensors: TransitionsMinimal[Any] = TransitionsMinimal(torch.from_numpy(OBS), torch.from_numpy(ACTS), None)  # type: ignore[arg-type]
     np.testing.assert_array_equal(read_demonstrations(tensors).obs, OBS)
 
 

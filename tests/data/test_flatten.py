@@ -50,7 +50,7 @@ def test_steps_are_laid_end_to_end() -> None:
     assert found.next_obs.tolist() == [[1], [2], [6], [9], [10], [11]]
     assert found.acts.tolist() == [0, 10, 50, 80, 90, 100]
     assert found.rews.tolist() == [0, 0.5, 2.5, 4, 4.5, 5]
-    assert (found.obs.dtype, found.acts.dtype, found.rews.dtype) == (np.uint8, np.int64, np.float32)
+    assert [x.dtype for x in (found.obs, found.acts, found.rews)] == [np.uint8, np.int64, np.float32]
     assert found.infos is not None
     assert list(found.infos) == [{}] * 6
 

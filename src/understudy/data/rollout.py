@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from understudy.data._acting import lean_actor
+from understudy.data._accumulator import TrajectoryAccumulator
 from understudy.data._below_normalize import below
 from understudy.data._episodes import EpisodeRecorder
 from understudy.data._flatten import flatten_trajectories, flatten_trajectories_with_rew
-from understudy.data.types import DictObs, TrajectoryWithRew, TransitionsWithRew, stack_maybe_dictobs
-from understudy.errors import ConfigError, DataError, EmptyDataError, SpaceMismatchError
-
-_Obs = np.ndarray | dict[str, np.ndarray]
-_State = tuple[np.ndarray, ...] | None
-PolicyCallable = Callable[[_Obs, _State, np.ndarray | None], tuple[np.ndarray, _State]]
-"""(observations, recurrent state, episode starts) → (actions, recurrent state), all batched over environments."""
-
-AnyPolicy = BaseAlgorithm | BasePolicy | Callable[..., Any] | None
-"""A Stable-Baselines3 algorithm or policy, a PolicyCallable, a plain function of observations, or None (random)."""
-
-GenTrajTerminationFn = Callable[[Sequence[TrajectoryWithRew]], bool]
-"""Asked after each finished episode with all episodes so far: is that enough?"""
+from understudy.data._until import GenTrajTerminationFn, make_min_episodes, make_min_timesteps, make_sample_until
+from understudy.data.acting import (
+    AnyPolicy,
+    PolicyCallable,
+    check_policy_spaces,
+    drawing_from,
+    policy_in_a_loop,
+    policy_to_callable,
+)
+from understudy.data.types import TrajectoryWithRew, TransitionsWithRew
+from understudy.errors import ConfigError, EmptyDataError
 
 __all__ = [
     "AnyPolicy",
@@ -47,6 +41,7 @@ __all__ = [
     "make_min_episodes",
     "make_min_timesteps",
     "make_sample_until",
+    "policy_in_a_loop",
     "policy_to_callable",
     "rollout",
     "rollout_stats",
@@ -54,205 +49,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-
-
-# --- when to stop -----------------------------------------------------------------------------------------------
-
-
-class _MinTimesteps:
-    """Enough steps? Keeps a running count, so that asking costs only what is new."""
-
-    def __init__(self, n: int) -> None:
-        self._n = n
-        self._first: TrajectoryWithRew | None = None
-        self._counted = 0
-        self._steps = 0
-
-    def __call__(self, trajectories: Sequence[TrajectoryWithRew]) -> bool:
-        first = trajectories[0] if trajectories else None
-        if first is not self._first or len(trajectories) < self._counted:  # another collection: start again
-            self._first, self._counted, self._steps = first, 0, 0
-        self._steps += sum(len(trajectories[i]) for i in range(self._counted, len(trajectories)))
-        self._counted = len(trajectories)
-        return self._steps >= self._n
-
-
-def _at_least_one(name: str, n: int) -> None:
-    if n < 1:
-        raise ConfigError(expected=f"`{name}` ≥ 1", got=str(n), do=f"ask for at least one with {name}=1")
-
-
-def make_min_episodes(n: int) -> GenTrajTerminationFn:
-    """Stop after at least ``n`` episodes.
-
-    Raises:
-        ConfigError: ``n`` < 1.
-    """
-    _at_least_one("n", n)
-    return lambda trajectories: len(trajectories) >= n
-
-
-def make_min_timesteps(n: int) -> GenTrajTerminationFn:
-    """Stop after at least ``n`` steps in finished episodes.
-
-    Raises:
-        ConfigError: ``n`` < 1.
-    """
-    _at_least_one("n", n)
-    return _MinTimesteps(n)
-
-
-def make_sample_until(min_timesteps: int | None = None, min_episodes: int | None = None) -> GenTrajTerminationFn:
-    """Stop once every given minimum is met.
-
-    Raises:
-        ConfigError: no minimum is given, or one is below 1.
-    """
-    conditions = []
-    if min_timesteps is not None:
-        conditions.append(make_min_timesteps(min_timesteps))
-    if min_episodes is not None:
-        conditions.append(make_min_episodes(min_episodes))
-    if not conditions:
-        raise ConfigError(
-            expected="`min_timesteps`, `min_episodes` or both",
-            got="neither",
-            do="say how much to sample, for example make_sample_until(min_episodes=50)",
-        )
-    # A list, not a generator: every condition keeps its own count up to date.
-    return lambda trajectories: all([condition(trajectories) for condition in conditions])  # noqa: C419
-
-
-# --- who acts ---------------------------------------------------------------------------------------------------
-
-
-def check_policy_spaces(
-    policy: BaseAlgorithm | BasePolicy, observation_space: gym.Space[Any], action_space: gym.Space[Any]
-) -> None:
-    """Raise SpaceMismatchError unless the policy was made for these spaces (channels-last images are the same)."""
-    for kind, mine, theirs in (
-        ("observation space", policy.observation_space, observation_space),
-        ("action space", policy.action_space, action_space),
-    ):
-        if mine is not None and mine != theirs and not _same_up_to_channels(mine, theirs):
-            raise SpaceMismatchError(
-                expected=f"an environment with the policy's {kind} {mine}",
-                got=str(theirs),
-                do="use the environment the policy was made for, with the same wrappers",
-            )
-
-
-def _same_up_to_channels(mine: Any, theirs: Any) -> bool:
-    """Stable-Baselines3 policies take images channels-first and turn channels-last observations themselves."""
-    if hasattr(mine, "spaces") and hasattr(theirs, "spaces"):
-        return mine.spaces.keys() == theirs.spaces.keys() and all(
-            mine[k] == theirs[k] or _same_up_to_channels(mine[k], theirs[k]) for k in mine.spaces
-        )
-    shape, other = getattr(mine, "shape", None), getattr(theirs, "shape", None)
-    if shape is None or other is None or len(shape) != 3 or len(other) != 3:
-        return False
-    return bool(mine.dtype == theirs.dtype == np.uint8) and (other[2], *other[:2]) == shape
-
-
-def _takes_observations_only(policy: Callable[..., Any]) -> bool:
-    try:
-        signature = inspect.signature(policy)
-    except (TypeError, ValueError):
-        return False
-    for n in (3, 1):
-        try:
-            signature.bind(*[None] * n)
-        except TypeError:
-            continue
-        return n == 1
-    raise ConfigError(
-        expected="a policy that is called with observations, or with observations, state and episode starts",
-        got=f"a callable with the parameters {signature}",
-        do="wrap it, for example lambda obs: policy(obs, my_option)",
-    )
-
-
-def policy_to_callable(policy: AnyPolicy, venv: VecEnv, deterministic_policy: bool = False) -> PolicyCallable:
-    """Make anything that acts into one kind of callable.
-
-    Args:
-        policy: a Stable-Baselines3 algorithm or policy, a callable with or without recurrent state, or None for
-            uniformly random actions.
-        venv: where it will act; spaces are compared.
-        deterministic_policy: take the mode of the policy's distribution. A callable decides for itself.
-
-    Raises:
-        SpaceMismatchError: the policy was made for other spaces.
-        ConfigError: ``deterministic_policy`` with random actions, or something that cannot act.
-    """
-    if policy is None:
-        if deterministic_policy:
-            raise ConfigError(
-                expected="a policy with a most likely action",
-                got="random actions (policy=None) with deterministic_policy=True",
-                do="pass a policy, or leave deterministic_policy at False",
-            )
-
-        def random_actions(obs: _Obs, state: _State, episode_starts: np.ndarray | None) -> tuple[np.ndarray, _State]:
-            return np.stack([venv.action_space.sample() for _ in range(venv.num_envs)]), None
-
-        return random_actions
-    if isinstance(policy, (BaseAlgorithm, BasePolicy)):
-        check_policy_spaces(policy, venv.observation_space, venv.action_space)
-        actor = policy
-
-        def predicted(obs: _Obs, state: _State, episode_starts: np.ndarray | None) -> tuple[np.ndarray, _State]:
-            return actor.predict(obs, state=state, episode_start=episode_starts, deterministic=deterministic_policy)
-
-        return predicted
-    if callable(policy):
-        function = policy
-        if _takes_observations_only(function):
-            return lambda obs, state, episode_starts: (np.asarray(function(obs)), None)
-        return function
-    raise ConfigError(
-        expected="a Stable-Baselines3 algorithm or policy, a callable, or None",
-        got=type(policy).__name__,
-        do="wrap it in a function of the observations that returns actions",
-    )
-
-
-@contextmanager
-def _drawing_from(rng: np.random.Generator, policy: AnyPolicy, venv: VecEnv) -> Iterator[None]:
-    """Everything random inside comes from ``rng``, and the caller finds all as it was.
-
-    Stable-Baselines3 policies sample from torch's global generator (and DQN from NumPy's), so these are seeded and put
-    back; their ``predict`` switches to evaluation mode, so the mode of every module is put back.
-    """
-    seeds = rng.integers(2**31 - 1, size=3)
-    actor = getattr(policy, "__self__", policy)  # for a bound method, such as `policy.predict`, its object
-    module = actor if isinstance(actor, torch.nn.Module) else getattr(actor, "policy", None)
-    modes = {m: m.training for m in module.modules()} if isinstance(module, torch.nn.Module) else {}
-    devices = [module.device] if isinstance(module, BasePolicy) and module.device.type == "cuda" else []
-    # Algorithms and policies such as RandomPolicy may sample from a copy of their own.
-    sampled = [venv.action_space, *(getattr(owner, "action_space", None) for owner in (actor, module))]
-    action_spaces = [space for space in sampled if isinstance(space, gym.Space)]
-    space_states = [space.np_random.bit_generator.state for space in action_spaces]
-    numpy_state = np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=devices):
-        try:
-            if isinstance(module, BasePolicy):
-                module.set_training_mode(False)
-            torch.manual_seed(int(seeds[0]))
-            np.random.seed(int(seeds[0]))  # noqa: NPY002
-            venv.seed(int(seeds[1]))
-            for space in action_spaces:
-                space.seed(int(seeds[2]))
-            yield
-        finally:
-            for m, mode in modes.items():
-                m.training = mode
-            for space, state in zip(action_spaces, space_states, strict=True):
-                space.np_random.bit_generator.state = state
-            np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-# --- episodes ---------------------------------------------------------------------------------------------------
 
 
 def generate_trajectories(
@@ -281,17 +77,6 @@ def generate_trajectories(
     return _generate(policy, venv, sample_until, rng, deterministic_policy=deterministic_policy, keep_infos=True)
 
 
-def _policy_in_a_loop(policy: AnyPolicy, venv: VecEnv, deterministic_policy: bool) -> PolicyCallable:
-    """As ``policy_to_callable``, faster where nobody can see the difference."""
-    act = policy_to_callable(policy, venv, deterministic_policy)
-    plain = policy.policy if isinstance(policy, BaseAlgorithm) else policy
-    own_predict = isinstance(policy, BaseAlgorithm) and type(policy).predict is not BaseAlgorithm.predict
-    if not isinstance(plain, BasePolicy) or own_predict:
-        return act
-    lean = lean_actor(plain, deterministic_policy)
-    return act if lean is None else lambda obs, state, episode_starts: (lean(obs), None)
-
-
 def _generate(
     policy: AnyPolicy,
     venv: VecEnv,
@@ -302,11 +87,11 @@ def _generate(
     keep_infos: bool,
     unwrap: bool = False,
 ) -> list[TrajectoryWithRew]:
-    act = _policy_in_a_loop(policy, venv, deterministic_policy)
+    act = policy_in_a_loop(policy, venv, deterministic_policy)
     normalised = unwrap_vec_normalize(venv) if unwrap else None
     trajectories: list[TrajectoryWithRew] = []
     with (
-        _drawing_from(rng, policy, venv),
+        drawing_from(rng, policy, venv),
         nullcontext() if normalised is None else below(normalised) as original,
     ):
         obs: Any = venv.reset()
@@ -314,7 +99,7 @@ def _generate(
         seen = obs if original is None else original.obs()
         space = venv.observation_space if normalised is None else normalised.observation_space
         recorder = EpisodeRecorder(_in_the_type_of(space, seen), n_envs, keep_infos=keep_infos)
-        state: _State = None
+        state: tuple[np.ndarray, ...] | None = None
         dones = np.ones(n_envs, dtype=bool)
         active = np.ones(n_envs, dtype=bool)
         while active.any():
@@ -438,9 +223,6 @@ def generate_transitions(
     return transitions
 
 
-# --- numbers ----------------------------------------------------------------------------------------------------
-
-
 def rollout_stats(trajectories: Sequence[TrajectoryWithRew]) -> Mapping[str, float]:
     """Statistics of returns and lengths.
 
@@ -482,70 +264,3 @@ def discounted_sum(arr: np.ndarray, gamma: float) -> np.ndarray | float:
         raise ConfigError(expected="a discount in [0, 1]", got=str(gamma), do="pass gamma between 0 and 1")
     total = arr.sum(axis=0) if gamma == 1.0 else np.tensordot(gamma ** np.arange(len(arr)), arr, axes=1)
     return total if np.ndim(total) else float(total)
-
-
-class TrajectoryAccumulator:
-    """Gathers steps into trajectories, keyed by anything (for instance the environment's index).
-
-    For vectorised sampling use ``generate_trajectories``; this is for loops of your own.
-    """
-
-    def __init__(self) -> None:
-        self.partial_trajectories: dict[Hashable, list[dict[str, Any]]] = {}
-
-    def add_step(self, step_dict: Mapping[str, Any], key: Hashable = None) -> None:
-        """Add a step: the first of an episode holds ``obs`` only, later ones ``acts``, ``rews``, ``obs``, ``infos``."""
-        self.partial_trajectories.setdefault(key, []).append(dict(step_dict))
-
-    def finish_trajectory(self, key: Hashable, terminal: bool, *, truncated: bool = False) -> TrajectoryWithRew:
-        """Give out the steps gathered under ``key`` as a trajectory and forget them.
-
-        Raises:
-            DataError: nothing was gathered under ``key``; EmptyDataError where that is a first observation only.
-        """
-        steps = self.partial_trajectories.pop(key, None)
-        if steps is None:
-            raise DataError(
-                expected=f"steps gathered under {key!r}", got="none", do="call add_step before finish_trajectory"
-            )
-        if len(steps) < 2:
-            raise EmptyDataError(
-                expected=f"at least one action gathered under {key!r}",
-                got="a first observation only",
-                do="call add_step with `acts`, `rews` and `obs` before finish_trajectory",
-            )
-        obs = [
-            DictObs({name: np.asarray(value) for name, value in o.items()}) if isinstance(o, dict) else o
-            for o in (step["obs"] for step in steps)
-        ]
-        infos = [step["infos"] for step in steps if "infos" in step]
-        return TrajectoryWithRew(
-            obs=stack_maybe_dictobs(obs),
-            acts=np.stack([step["acts"] for step in steps if "acts" in step]),
-            infos=np.array(infos, dtype=object) if infos else None,
-            terminal=terminal,
-            rews=np.stack([step["rews"] for step in steps if "rews" in step]),
-            truncated=truncated,
-        )
-
-    def add_steps_and_auto_finish(
-        self,
-        acts: np.ndarray,
-        obs: np.ndarray | DictObs | dict[str, np.ndarray],
-        rews: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-    ) -> list[TrajectoryWithRew]:
-        """Add a step of each environment; give out the trajectories that ended.
-
-        ``add_step({"obs": …}, key=i)`` must have been called with the first observation of environment ``i``.
-        """
-        finished = []
-        rows = DictObs(obs) if isinstance(obs, dict) else obs
-        for env, (act, next_obs, rew, done, info) in enumerate(zip(acts, rows, rews, dones, infos, strict=True)):
-            last = info["terminal_observation"] if done else next_obs
-            self.add_step({"acts": act, "rews": rew, "obs": last, "infos": info}, env)
-            if done:
-                finished.append(self.finish_trajectory(env, True, truncated=bool(info.get("TimeLimit.truncated"))))
-                self.add_step({"obs": next_obs}, env)
-        return finished
