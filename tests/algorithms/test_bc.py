@@ -672,3 +672,33 @@ def test_a_used_up_loader_says_so() -> None:
 
     with pytest.raises(EmptyDataError, match="no batch in this epoch"):
         make_bc(DataLoader(Once(), batch_size=None)).train(n_epochs=2, progress_bar=False)
+
+
+@pytest.mark.fault("F25")
+def test_small_networks_give_the_same_bytes_for_any_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    digests = set()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            trainer = make_bc(arrays(256))
+            trainer.train(n_epochs=3, progress_bar=False)
+            digests.add(sha(trainer.policy))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(digests) == 1
+
+
+def test_a_missing_gpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="device"):
+        make_bc(device=f"cuda:{torch.cuda.device_count()}")
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_an_algorithm_acts_in_a_rollout_and_a_single_environment_does_not(cartpole_venv: VecEnv) -> None:
+    trainer = make_bc()
+    episodes = rollout.rollout(trainer, cartpole_venv, rollout.make_min_episodes(1), np.random.default_rng(0))
+    assert len(episodes) >= 1
+    with pytest.raises(ConfigError, match="make_vec_env"):
+        rollout.rollout(trainer.policy, gym.make("CartPole-v1"), rollout.make_min_episodes(1), np.random.default_rng(0))

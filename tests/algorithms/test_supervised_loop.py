@@ -102,7 +102,9 @@ def test_nan_stops_the_run_with_the_last_good_weights() -> None:
     assert step.weight.tolist() == [4.0, 4.0]
 
 
-@pytest.mark.parametrize("budget", [{}, {"n_epochs": 1, "n_batches": 1}, {"n_epochs": 0}, {"n_batches": -1}])
+@pytest.mark.parametrize(
+    "budget", [{}, {"n_epochs": 1.5}, {"n_epochs": 1, "n_batches": 1}, {"n_epochs": 0}, {"n_batches": -1}]
+)
 def test_exactly_one_positive_budget(budget: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         fit(CountingStep(), Source(), **budget)  # type: ignore[arg-type]

@@ -202,14 +202,15 @@ def test_policies_that_draw_from_their_space() -> None:
 def test_observations_in_unusual_memory(kind: str) -> None:
     policy = POLICIES["image" if "images" in kind else "continuous"]()
     obs = sampled_obs(policy.observation_space)
-    given = {
+    forms: dict[str, Callable[[], np.ndarray]] = {
         "read-only": lambda: np.frombuffer(obs.tobytes(), obs.dtype).reshape(obs.shape),
         "repeated": lambda: np.broadcast_to(obs[:1], obs.shape),
         "backwards": lambda: obs[::-1],
         "every second": lambda: obs[::2],
         "float64": lambda: obs.astype(np.float64),
         "channels-last images": lambda: np.ascontiguousarray(obs.transpose(0, 2, 3, 1)),
-    }[kind]()
+    }
+    given = forms[kind]()
     act = lean_actor(policy, True)
     assert act is not None
     np.testing.assert_allclose(act(given), policy.predict(given, deterministic=True)[0], rtol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,11 @@ def test_weights_stay_with_their_rows() -> None:
         assert batch.weights is not None
         assert torch.equal(batch.weights, batch.acts / 2)
     assert one_epoch(resident(numbered(9), 4))[0].weights is None
+    episodes = [Trajectory(np.zeros((n + 1, 1)), np.arange(n), None, True) for n in (2, 3)]
+    weighted = dataclasses.replace(read_demonstrations(episodes), weights=np.array([0, 1, 0, 1, 2.0]))
+    (batch,) = one_epoch(ResidentBatches(weighted, 5, device=CPU, generator=seeded()))
+    assert batch.weights is not None
+    assert torch.equal(batch.weights, batch.acts.double())
 
 
 def test_dictionary_observations_are_picked_entry_by_entry() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -15,14 +13,6 @@ from hypothesis import strategies as st
 from understudy.data.buffer import Buffer, ReplayBuffer, num_samples
 from understudy.data.types import DictObs, Transitions, TransitionsWithRew
 from understudy.errors import ConfigError, DataError, EmptyDataError, UnsupportedSpaceError
-
-
-@pytest.fixture
-def as_users_run_it() -> Iterator[None]:
-    """Without the run-time check of annotations, so that a stand-in passes for an environment."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def rows_of(buffer: Buffer) -> set[int]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -43,14 +42,6 @@ from understudy.errors import (
 )
 
 Form = Callable[[Path], Any]
-
-
-@pytest.fixture
-def as_users_run_it() -> Iterator[None]:
-    """Without the run-time check of annotations, which would be quicker than the library's own errors."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def frames(start: int, stop: int) -> np.ndarray:
@@ -608,8 +599,11 @@ WRONG: dict[str, tuple[Any, str]] = {
     "numbers": ([1, 2], "item 0 of type int"),
     "three arrays": ((OBS, ACTS, REWS), "item 0 of type ndarray"),
     "mixed": ([three_episodes()[0], {"obs": OBS, "acts": ACTS}], "item 1 of type dict"),
-    "no actions": ({"obs": OBS}, r"keys \['obs'\]"),
-    "other names": ({"observations": OBS, "actions": ACTS}, "known names are"),
+    "no actions": ({"obs": OBS}, "add `acts`"),
+    "other names": (
+        {"observations": OBS, "actions": ACTS},
+        "rename `actions` to `acts`, rename `observations` to `obs`",
+    ),
     "too few actions": ({"obs": OBS, "acts": ACTS[:5]}, r"rows of `obs` as actions \(5\)"),
     "too few rewards": ({**ARRAYS, "rews": REWS[:5]}, "rows of `rews`"),
     "rewards of two columns": ({**ARRAYS, "rews": np.stack([REWS, REWS], 1)}, "rows of `rews`"),
@@ -729,3 +723,39 @@ def test_a_demonstration_of_transitions_keeps_both_kinds_of_end() -> None:
     assert demos.truncated is not None
     assert (demos.dones.sum(), demos.truncated.sum()) == (1, 1)
     assert demos.episode_offsets.tolist() == [0, 2, 3, 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("episode_end", "rename `episode_end` to `episode_ends`"),
+        ("terminals", "rename `terminals` to `dones`"),
+        ("weight", "rename `weight` to `weights`"),
+        ("foo", "leave out `foo`"),
+    ],
+)
+def test_a_misspelt_name_is_never_dropped_in_silence(name: str, advice: str, tmp_path: Path) -> None:
+    arrays = {"obs": np.zeros((3, 2)), "acts": np.zeros(3), name: np.zeros(3, dtype=bool)}
+    np.savez(tmp_path / "typo.npz", **arrays)
+    for source in (arrays, tmp_path / "typo.npz"):
+        with pytest.raises(DataError, match=advice):
+            as_demonstrations(source)
+
+
+def test_batches_may_carry_columns_of_their_own_but_no_misspelt_ones() -> None:
+    batch = {"obs": np.zeros((3, 2)), "acts": np.zeros(3)}
+    assert len(read_demonstrations([{**batch, "camera_id": np.zeros(3)}])) == 3
+    with pytest.raises(DataError, match="rename `episode_end` to `episode_ends`"):
+        as_demonstrations([{**batch, "episode_end": np.zeros(3)}])
+
+
+def test_episode_ends_by_flags_of_any_kind_agree() -> None:
+    arrays = {"obs": np.zeros((4, 2)), "acts": np.zeros(4)}
+    for ends in ([2, 4], [False, True, False, True], [0, 1, 0, 1], [0.0, 1.0, 0.0, 1.0]):
+        demos = read_demonstrations({**arrays, "episode_ends": np.array(ends)})
+        assert demos.episode_lengths.tolist() == [2, 2]
+
+
+def test_indices_of_last_rows_are_noticed() -> None:
+    with pytest.raises(ConfigError, match="add 1"):
+        as_demonstrations({"obs": np.zeros((4, 2)), "acts": np.zeros(4), "episode_ends": np.array([1, 3])})

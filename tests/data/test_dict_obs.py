@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -18,14 +15,6 @@ from understudy.data.dict_obs import (
     stack_maybe_dictobs,
 )
 from understudy.errors import DataError
-
-
-@pytest.fixture
-def as_users_run_it() -> Iterator[None]:
-    """Without the run-time check of annotations, which would be quicker than the library's own errors."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,14 +12,6 @@ from hypothesis import strategies as st
 from understudy.data.rollout import flatten_trajectories, flatten_trajectories_with_rew
 from understudy.data.types import DictObs, Trajectory, TrajectoryWithRew, Transitions, TransitionsWithRew
 from understudy.errors import DataError, EmptyDataError
-
-
-@pytest.fixture
-def as_users_run_it() -> Iterator[None]:
-    """Without the run-time check of annotations, which would be quicker than the library's own errors."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def trajectory(start: int, n: int, *, terminal: bool = True, truncated: bool = False) -> TrajectoryWithRew:

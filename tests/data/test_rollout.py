@@ -6,11 +6,10 @@ import dataclasses
 import functools
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -109,14 +108,6 @@ def episodes(venv: VecEnv, n: int = 1, policy: Any = zeros, **kwargs: Any) -> Se
 def array(obs: Any) -> np.ndarray:
     assert isinstance(obs, np.ndarray)
     return obs
-
-
-@pytest.fixture
-def as_users_run_it() -> Iterator[None]:
-    """Without the run-time check of annotations, which would be quicker than the library's own errors."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 # --- what is recorded -------------------------------------------------------------------------------------------
@@ -321,6 +312,8 @@ def test_steps_are_counted_once() -> None:
     other = [Counted(np.zeros((3, 1)), np.zeros(2), None, True, np.zeros(2)) for _ in range(49)]
     assert not steps(other)
     assert not steps([])
+    assert steps([*other, *other[:1]])
+    assert not steps([TrajectoryWithRew(np.zeros((2, 1)), np.zeros(1), None, True, np.zeros(1))] * 60)
     assert steps([*collected, *other])
 
 
@@ -964,6 +957,15 @@ def test_memory_does_not_grow_with_the_number_of_short_episodes() -> None:
         recorder.add(np.zeros(2), np.zeros((2, 1)), np.zeros(2), over, infos)
     assert len(recorder._obs[""].rows) == 256
     assert len(recorder._infos) <= 256
+
+
+def test_rewards_in_the_recorder_may_be_whole_numbers_before_they_are_fractions() -> None:
+    recorder = EpisodeRecorder(np.zeros((1, 1)), 1)
+    for rew in (0, 0.75):
+        recorder.add(np.zeros(1), np.zeros((1, 1)), np.array([rew]), np.zeros(1, bool), [{}])
+    found = recorder.cut(0)
+    assert found.rews.tolist() == [0, 0.75]
+    assert found.rews.dtype == np.float32
 
 
 def test_dictionaries_in_the_recorder() -> None:

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -103,9 +104,9 @@ def check_budget(n_epochs: int | None, n_batches: int | None) -> None:
             got="both" if n_epochs is not None else "neither",
             do="say how long to train, for example n_epochs=4",
         )
-    budget = n_epochs if n_epochs is not None else n_batches
-    if budget is not None and budget < 1:
-        raise ConfigError(expected="a budget of at least 1", got=str(budget), do="train for one epoch or batch or more")
+    name, budget = ("n_batches", n_batches) if n_epochs is None else ("n_epochs", n_epochs)
+    if not isinstance(budget, (int, np.integer)) or budget < 1:
+        raise ConfigError(expected=f"`{name}` as a whole number ≥ 1", got=repr(budget), do=f"pass {name}=1 or more")
 
 
 def fit(

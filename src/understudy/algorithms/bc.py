@@ -26,7 +26,6 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
-from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from understudy.algorithms import base
@@ -50,6 +49,7 @@ from understudy.data.types import AnyPath, TransitionsMinimal
 from understudy.errors import ConfigError, SpaceMismatchError, UnsupportedSpaceError
 from understudy.policies.base import FeedForward32Policy, OffsetFeedForward32Policy
 from understudy.policies.heads import action_offset
+from understudy.util.devices import one_thread_if_small, resolve_device
 from understudy.util.logger import HierarchicalLogger
 from understudy.util.seeding import make_seeds, torch_generator, torch_seeded
 
@@ -162,7 +162,7 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
     def _own_or_given(self, policy: ActorCriticPolicy | None, device: str | torch.device) -> ActorCriticPolicy:
         if policy is not None:
             _check_policy(policy, self.observation_space, self.action_space)
-            return policy if device == "auto" else policy.to(get_device(device))
+            return policy if device == "auto" else policy.to(resolve_device(device))
         extractor = CombinedExtractor if isinstance(self.observation_space, spaces.Dict) else FlattenExtractor
         # Stable-Baselines3 draws initial weights from torch's global generator.
         policy_class = OffsetFeedForward32Policy if np.any(action_offset(self.action_space)) else FeedForward32Policy
@@ -173,7 +173,7 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
                 lr_schedule=lambda _: _DEFAULT_LEARNING_RATE,
                 features_extractor_class=extractor,
             )
-        return own.to(get_device(device))
+        return own.to(resolve_device(device))
 
     @property
     def policy(self) -> ActorCriticPolicy:
@@ -265,7 +265,9 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
                 on_epoch_end()
             return stop
 
-        with torch_seeded(self.rng, self._policy.device), self._step.running():
+        rows = self.minibatch_size or self.batch_size
+        work = rows * sum(p.numel() for p in self._policy.parameters())
+        with torch_seeded(self.rng, self._policy.device), one_thread_if_small(work), self._step.running():
             result = fit(
                 self._step,
                 source,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import zipfile
 import zlib
@@ -164,14 +165,51 @@ _KEYS = {
 }
 
 
-def from_arrays(arrays: Mapping[str, Any], where: str = "the mapping") -> Demonstrations:
-    missing = {"obs", "acts"} - set(arrays)
-    if missing:
-        raise DataError(
-            expected=f"{where} to hold `obs` and `acts`",
-            got=f"keys {sorted(arrays)}",
-            do=f"add {sorted(missing)}; known names are {sorted(_KEYS)}",
-        )
+_MEANT = {
+    "observation": "obs",
+    "observations": "obs",
+    "states": "obs",
+    "action": "acts",
+    "actions": "acts",
+    "next_observations": "next_obs",
+    "rewards": "rews",
+    "terminals": "dones",
+    "terminations": "terminated",
+    "truncations": "truncated",
+    "timeouts": "truncated",
+    "weight": "weights",
+}
+"""Names that other libraries use for the same things."""
+
+
+def _check_names(names: Iterable[str], where: str, *, others_allowed: bool) -> None:
+    """A misspelt name must not be dropped without a word; a batch may carry columns of the user's own."""
+    given = {str(name) for name in names}
+    meant = {name: _MEANT.get(name) or _nearest(name) for name in sorted(given - _KEYS)}
+    named = {name: known for name, known in meant.items() if known is not None and known not in given}
+    missing = {"obs", "acts"} - given
+    if not missing and not named and (others_allowed or not meant):
+        return
+    advice = [f"rename `{name}` to `{known}`" for name, known in named.items()]
+    advice += [f"leave out `{name}`" for name in meant if name not in named and not others_allowed]
+    advice += [f"add `{name}`" for name in sorted(missing - set(named.values()))]
+    raise DataError(
+        expected=f"{where} to hold `obs` and `acts`, and of the rest only {', '.join(sorted(_KEYS - {'obs', 'acts'}))}",
+        got=f"the names {', '.join(sorted(given)) or '(none)'}",
+        do=", ".join(advice),
+    )
+
+
+def _nearest(name: str) -> str | None:
+    close = difflib.get_close_matches(name, _KEYS, n=1, cutoff=0.8)
+    return close[0] if close else None
+
+
+def from_arrays(
+    arrays: Mapping[str, Any], where: str = "the mapping", *, others_allowed: bool = False
+) -> Demonstrations:
+    """Whole arrays by name; names that are not known are refused, save where ``others_allowed``."""
+    _check_names(arrays, where, others_allowed=others_allowed)
     obs, next_obs = (_array_or_dict(arrays.get(name)) for name in ("obs", "next_obs"))
     acts = _array(arrays["acts"])
     for name, array in (("obs", obs), ("acts", acts)):
@@ -232,7 +270,7 @@ def from_arrays(arrays: Mapping[str, Any], where: str = "the mapping") -> Demons
 def from_batches(batches: Iterable[Mapping[str, Any]]) -> Demonstrations:
     parts, closed = [], []
     for i, batch in enumerate(batches):
-        parts.append(from_arrays(batch, f"batch {i}"))
+        parts.append(from_arrays(batch, f"batch {i}", others_allowed=True))
         closed.append(batch.get("episode_ends") is not None)
     if not parts:
         raise _empty("a stream without a batch")
@@ -250,8 +288,7 @@ def _plain_archive(path: Path) -> dict[str, np.ndarray] | None:
     """The arrays of an npz of the user's own making, or None where it is of another kind."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = set(archive.files)
-            if not ({"obs", "acts"} <= names <= _KEYS):
+            if "meta" in archive.files:  # a dataset that this library saved
                 return None
             return {name: archive[name] for name in archive.files}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
@@ -260,7 +297,7 @@ def _plain_archive(path: Path) -> dict[str, np.ndarray] | None:
             got=f"{type(error).__name__}: {error}",
             do="restore it from where it came from, or save it again with numpy.savez(path, obs=…, acts=…)",
         ) from error
-    except ValueError:  # pickled objects, or no archive at all: the reader of datasets knows what to say
+    except (ValueError, AttributeError):  # pickled objects, or no archive: the reader of datasets knows what to say
         return None
 
 
@@ -349,13 +386,19 @@ def _frame_rows(lengths: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 def _ends(ends: np.ndarray, n: int) -> np.ndarray:
     """Episode ends as exclusive indices, from flags of length n or from indices."""
-    if ends.dtype == np.bool_:
-        if ends.shape != (n,):
-            raise DataError(
-                expected=f"`episode_ends` flags of shape ({n},)", got=str(ends.shape), do="pass one flag a transition"
-            )
+    if ends.dtype == np.bool_ and ends.shape != (n,):
+        raise DataError(
+            expected=f"`episode_ends` flags of shape ({n},)", got=str(ends.shape), do="pass one flag a transition"
+        )
+    if ends.shape == (n,) and n > 1 and ends.dtype.kind in "biuf" and np.isin(ends, (0, 1)).all():
         return np.flatnonzero(ends) + 1
     whole = ends.astype(np.int64) if ends.dtype.kind in "iu" and ends.ndim == 1 and len(ends) else None
+    if whole is not None and whole[-1] == n - 1 and n > 1:
+        raise ConfigError(
+            expected=f"`episode_ends` one past each episode's last row, so that the last is {n}",
+            got=f"{n - 1} as the last: this looks like the index of the last row itself",
+            do="add 1 to all of them, or pass one boolean a row",
+        )
     if whole is None or (np.diff(whole) <= 0).any() or whole[0] < 1 or whole[-1] > n:
         raise ConfigError(
             expected=f"`episode_ends` as rising indices in [1, {n}], each one past an episode's last row",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -22,8 +22,19 @@ _State = tuple[np.ndarray, ...] | None
 PolicyCallable = Callable[[_Obs, _State, np.ndarray | None], tuple[np.ndarray, _State]]
 """(observations, recurrent state, episode starts) → (actions, recurrent state), all batched over environments."""
 
-AnyPolicy = BaseAlgorithm | BasePolicy | Callable[..., Any] | None
-"""A Stable-Baselines3 algorithm or policy, a PolicyCallable, a plain function of observations, or None (random)."""
+
+@runtime_checkable
+class HasPolicy(Protocol):
+    """An algorithm of this library: it acts through its policy."""
+
+    @property
+    def policy(self) -> BasePolicy:
+        """The policy."""
+
+
+AnyPolicy = BaseAlgorithm | BasePolicy | HasPolicy | Callable[..., Any] | None
+"""Something of Stable-Baselines3's or ours with a policy, a callable (of observations, or a PolicyCallable), or None
+for random actions."""
 
 
 def check_policy_spaces(
@@ -85,6 +96,12 @@ def policy_to_callable(policy: AnyPolicy, venv: VecEnv, deterministic_policy: bo
         SpaceMismatchError: the policy was made for other spaces.
         ConfigError: ``deterministic_policy`` with random actions, or something that cannot act.
     """
+    if not isinstance(venv, VecEnv):
+        raise ConfigError(
+            expected="vectorised environments (a VecEnv)",
+            got=type(venv).__name__,
+            do="use make_vec_env('CartPole-v1', rng=rng), or DummyVecEnv([lambda: env])",
+        )
     if policy is None:
         if deterministic_policy:
             raise ConfigError(
@@ -110,6 +127,8 @@ def policy_to_callable(policy: AnyPolicy, venv: VecEnv, deterministic_policy: bo
         if _takes_observations_only(function):
             return lambda obs, state, episode_starts: (np.asarray(function(obs)), None)
         return function
+    if isinstance(policy, HasPolicy):
+        return policy_to_callable(policy.policy, venv, deterministic_policy)
     raise ConfigError(
         expected="a Stable-Baselines3 algorithm or policy, a callable, or None",
         got=type(policy).__name__,

@@ -143,7 +143,7 @@ def _fitted_batch(
             got=type(batch).__name__,
             do="give the DataLoader collate_fn=understudy.data.types.transitions_collate_fn, or yield dictionaries",
         )
-    demos = _fit(from_arrays(batch, where), observation_space, action_space, where)
+    demos = _fit(from_arrays(batch, where, others_allowed=True), observation_space, action_space, where)
     fields = {name: getattr(demos, name) for name in ("next_obs", "dones", "truncated", "rews", "infos", "weights")}
     known = {name: value for name, value in fields.items() if value is not None}
     return {"obs": demos.frames, "acts": demos.acts, **known}

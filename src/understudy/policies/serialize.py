@@ -19,13 +19,13 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EventCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.vec_transpose import VecTransposeImage
 
-from understudy.errors import ConfigError, SpaceMismatchError, UntrustedFileError
+from understudy.errors import ConfigError, MissingFileError, SpaceMismatchError, UntrustedFileError
 from understudy.policies._files import read_policy, write_policy
 from understudy.policies.base import RandomPolicy, ZeroPolicy
+from understudy.util.devices import resolve_device
 from understudy.util.paths import AnyPath, parse_path, write_atomically
 from understudy.util.registry import Registry, build_loader_fn_require_space, load_attr
 
@@ -86,7 +86,7 @@ def load_saved_policy(
         UntrustedFileError: a pickle or a zip instead.
         ConfigError: a name missing from ``custom_objects``.
     """
-    policy, _ = read_policy(path, get_device(device), custom_objects)
+    policy, _ = read_policy(path, resolve_device(device), custom_objects)
     return policy
 
 
@@ -131,7 +131,7 @@ def load_stable_baselines_model(
     """
     archive, _ = _locate(path)
     if archive is None or not archive.is_file():
-        raise FileNotFoundError(f"no Stable-Baselines3 model at {parse_path(path)}")
+        raise _nothing_at(path)
     _require_trust(archive, trust)
     saved = cls.load(archive, device="cpu")
     assert saved.observation_space is not None
@@ -196,6 +196,15 @@ def _load_bundled(venv: VecEnv, env_name: str | None = None, device: torch.devic
         return load_saved_policy(path, device)
 
 
+def _from_the_hub(venv: VecEnv, **kwargs: Any) -> BasePolicy:
+    raise ConfigError(
+        "a policy on this machine: this version does not load from the Hugging Face hub",
+        f"{', '.join(f'{name}={value!r}' for name, value in sorted(kwargs.items())) or 'no options'}",
+        f"use load_policy('bundled', venv) for {', '.join(bundled_experts())}, or download the zip yourself and pass "
+        "path= and, if you trust its maker, trust='pickle'",
+    )
+
+
 def _env_id(venv: VecEnv) -> str | None:
     spec = venv.get_attr("spec", 0)[0]
     return None if spec is None else str(spec.id)
@@ -212,13 +221,13 @@ def _stable_baselines_loader(algo: str) -> PolicyLoaderFn:
     ) -> BasePolicy:
         archive, sidecar = _locate(path)
         if sidecar.is_file():
-            policy, extra = read_policy(sidecar, get_device(device), custom_objects)
+            policy, extra = read_policy(sidecar, resolve_device(device), custom_objects)
             if _belongs(archive, extra):
                 _check_policy(policy, algo, sidecar)
                 _check_normalization(extra, venv, sidecar)
                 return policy
         if archive is None or not archive.is_file():
-            raise FileNotFoundError(f"no saved policy at {parse_path(path)}")
+            raise _nothing_at(path)
         _require_trust(archive, trust)
         model = load_attr(STABLE_BASELINES_CLASSES[algo]).load(archive, device=device, custom_objects=custom_objects)
         model.policy.set_training_mode(False)
@@ -236,6 +245,12 @@ def _locate(path: AnyPath) -> tuple[Path | None, Path]:
     if given.suffix == ".zip":
         return given, _sidecar(given)
     return None, given
+
+
+def _nothing_at(path: AnyPath) -> MissingFileError:
+    return MissingFileError(
+        f"a saved policy or model at {parse_path(path)}", "nothing there", "check the path and the working directory"
+    )
 
 
 def _sidecar(archive: Path) -> Path:
@@ -317,3 +332,4 @@ policy_registry.register("zero", build_loader_fn_require_space(ZeroPolicy))
 policy_registry.register("bundled", _load_bundled)
 for _algo in STABLE_BASELINES_CLASSES:
     policy_registry.register(_algo, _stable_baselines_loader(_algo))
+    policy_registry.register(f"{_algo}-huggingface", _from_the_hub)
