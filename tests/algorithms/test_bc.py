@@ -332,6 +332,22 @@ def test_the_split_is_by_episode() -> None:
     assert len(held_out) == 20
 
 
+def test_validation_is_measured_even_if_no_epoch_ends() -> None:
+    result = make_bc(noisy_episodes(20)).train(n_batches=2, validation_fraction=0.2, progress_bar=False)
+    assert len(result.validation_neglogp) == 1
+    assert result.fit.n_epochs == 0
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_policy_in_double_precision_trains(closed: bool) -> None:
+    policy = ActorCriticPolicy(OBS, ACT, lambda _: 1e-3)
+    if not closed:
+        policy.mlp_extractor.policy_net.append(torch.nn.Dropout(0.1))
+    trainer = make_bc(arrays(64), policy=policy.double())
+    assert (trainer.path == "closed_form") == closed
+    assert trainer.train(n_epochs=1, progress_bar=False).fit.n_samples == 64
+
+
 def test_validation_needs_episodes() -> None:
     with pytest.raises(DataError, match="episode"):
         make_bc(arrays(64)).train(n_epochs=1, validation_fraction=0.2, progress_bar=False)
@@ -559,6 +575,7 @@ def test_the_default_policy_has_a_finite_learning_rate() -> None:
         ({"minibatch_size": 5}, ConfigError),
         ({"minibatch_size": 64}, ConfigError),
         ({"optimizer_kwargs": {"weight_decay": 0.1}}, ConfigError),
+        ({"optimizer_cls": torch.optim.LBFGS}, ConfigError),
         ({"ent_weight": -1.0}, ConfigError),
         ({"l2_weight": float("nan")}, ConfigError),
         ({"action_space": spaces.Dict({"a": ACT})}, ValueError),
@@ -702,3 +719,101 @@ def test_an_algorithm_acts_in_a_rollout_and_a_single_environment_does_not(cartpo
     assert len(episodes) >= 1
     with pytest.raises(ConfigError, match="make_vec_env"):
         rollout.rollout(trainer.policy, gym.make("CartPole-v1"), rollout.make_min_episodes(1), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_layers_frozen_after_bc_was_made_stay_as_they_are(plain: bool) -> None:
+    trainer = make_bc(arrays(), l2_weight=0.1)
+    if not plain:
+        trainer.policy.mlp_extractor.policy_net.append(torch.nn.Dropout(0.0))
+        trainer = make_bc(arrays(), l2_weight=0.1, policy=trainer.policy)
+    first = trainer.policy.mlp_extractor.policy_net[0].requires_grad_(False)
+    before = first.weight.detach().clone()
+    head = trainer.policy.action_net.weight.detach().clone()
+    trainer.train(n_batches=5, progress_bar=False)
+    assert trainer.path == "autograd"
+    assert torch.equal(first.weight, before)
+    assert not torch.equal(trainer.policy.action_net.weight, head)
+
+
+def test_freezing_in_the_middle_of_a_closed_form_is_refused() -> None:
+    trainer = make_bc(arrays())
+    with pytest.raises(ConfigError, match="between two calls of `train`"):
+        trainer.train(
+            n_batches=5,
+            progress_bar=False,
+            on_batch_end=lambda: trainer.policy.action_net.requires_grad_(False) and None,
+        )
+    assert all(p.grad is None for p in trainer.policy.parameters())
+
+
+def test_after_divergence_training_can_go_on() -> None:
+    """The optimiser's moments, born since the last good state, go with the parameters that were spoilt."""
+    policy = make_bc(arrays()).policy
+    policy.mlp_extractor.policy_net.append(torch.nn.Dropout(0.0))
+    trainer = make_bc(arrays(), policy=policy)
+    assert trainer.path == "autograd"
+    with pytest.raises(TrainingDivergedError):
+        trainer.train(n_batches=5, progress_bar=False, on_batch_end=lambda: policy.action_net.bias.data.fill_(np.nan))
+    trainer.train(n_batches=5, progress_bar=False)
+    assert all(bool(torch.isfinite(p).all()) for p in policy.parameters())
+
+
+def test_validation_sees_the_epoch_that_ends_with_the_last_batch() -> None:
+    """Three of four episodes of 32 rows are three batches of 32."""
+    trainer = make_bc(arrays(128, episode_ends=np.array([32, 64, 96, 128])))
+    result = trainer.train(n_batches=3, progress_bar=False, validation_fraction=0.25)
+    assert (result.fit.n_epochs, len(result.validation_neglogp), result.best_epoch) == (1, 1, 0)
+
+
+def test_a_scheduler_of_torchs_sees_the_steps() -> None:
+    trainer = make_bc(arrays(64), optimizer_kwargs={"lr": 1e-3})
+    scheduler = torch.optim.lr_scheduler.StepLR(trainer.optimizer, 1, 0.5)
+    trainer.train(n_epochs=2, progress_bar=False, on_epoch_end=scheduler.step)  # no warning
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(2.5e-4)
+
+
+def test_policies_with_memory_are_refused() -> None:
+    class Remembering(ActorCriticPolicy):
+        def get_distribution(self, obs: Any, states: Any, starts: Any) -> Any:  # type: ignore[override]
+            raise NotImplementedError
+
+    with pytest.raises(ConfigError, match="recurrent state"):
+        make_bc(policy=Remembering(OBS, ACT, lambda _: 1e-3))
+
+
+def test_optimisers_that_need_a_closure_are_refused() -> None:
+    with pytest.raises(ConfigError, match="LBFGS"):
+        make_bc(optimizer_cls=torch.optim.LBFGS)
+
+
+@pytest.mark.parametrize(("rows", "options"), [(33, {}), (63, {"minibatch_size": 2, "batch_size": 32})])
+def test_batch_norm_with_a_last_batch_of_one_row_is_refused_at_once(rows: int, options: dict[str, int]) -> None:
+    policy = make_bc().policy
+    policy.mlp_extractor.policy_net.insert(1, torch.nn.BatchNorm1d(32))
+    with pytest.raises(ConfigError, match="another batch size"):
+        make_bc(arrays(rows), policy=policy, **options).train(n_epochs=1, progress_bar=False)
+    make_bc(arrays(rows - 1), policy=policy, **options).train(n_epochs=1, progress_bar=False)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64])
+def test_long_unsigned_actions(dtype: type) -> None:
+    obs, acts = linear_expert(64)
+    trainer, wide = make_bc({"obs": obs, "acts": acts}), make_bc({"obs": obs, "acts": acts.astype(dtype)})
+    for each in (trainer, wide):
+        each.train(n_epochs=1, progress_bar=False)
+    assert torch.equal(trainer.policy.action_net.weight, wide.policy.action_net.weight)
+
+
+def test_bfloat16_from_a_loader_is_named() -> None:
+    rows = [{"obs": torch.zeros(4, dtype=torch.bfloat16), "acts": torch.tensor(0)}] * 4
+    with pytest.raises(DataError, match="bfloat16"):
+        make_bc(DataLoader(rows, batch_size=2)).train(n_epochs=1, progress_bar=False)  # type: ignore[arg-type]
+
+
+def test_chunks_of_one_hot_observations_stay_small() -> None:
+    """Of 500 choices each row becomes 2,000 bytes: chunks of 4 MiB hold 2,080 rows in batches of 32."""
+    data = {"obs": np.arange(10_000) % 500, "acts": np.arange(10_000) % 2}
+    trainer = make_bc(data, observation_space=spaces.Discrete(500))
+    source, _ = trainer._source(0.0, None, True)
+    assert max(len(chunk) for chunk in source.epoch()) == 4 * 2**20 // (2_000 * 32) * 32 == 2_080

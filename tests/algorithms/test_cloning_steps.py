@@ -244,3 +244,20 @@ def test_a_callback_may_move_the_policy_or_load_an_optimiser() -> None:
         step.train(step.prepare(batch))
         assert policy.action_net.weight.dtype == torch.float64
         assert not torch.equal(before, policy.action_net.weight)
+
+
+def test_a_squashing_policy_learns_actions_in_the_values_of_the_environment() -> None:
+    """Its distribution lives in [-1, 1], ``predict`` answers in [-2, 6]: log π of the action 4 is that of 0.5."""
+    space = spaces.Box(-2.0, 6.0, (1,), np.float32)
+    torch.manual_seed(0)
+    policy = ActorCriticPolicy(BOX, space, lambda _: 1e-3, use_sde=True, squash_output=True, net_arch=[8])
+    obs = torch.zeros(16, 3)
+    step = cloning_step(policy, torch.optim.Adam(policy.parameters(), 1e-2), LossSettings(0.0, 0.0))
+    with step.running():
+        batch = step.prepare(Batch(obs, torch.full((16, 1), 4.0)))
+        with torch.no_grad():
+            expected = policy.get_distribution(obs).log_prob(torch.full((16, 1), 0.5))
+        assert torch.allclose(step.terms(batch).log_prob, expected)
+        for _ in range(300):
+            step.train(batch)
+    assert policy.predict(np.zeros(3, np.float32), deterministic=True)[0] == pytest.approx(4.0, abs=0.1)

@@ -108,3 +108,10 @@ def test_nan_stops_the_run_with_the_last_good_weights() -> None:
 def test_exactly_one_positive_budget(budget: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         fit(CountingStep(), Source(), **budget)  # type: ignore[arg-type]
+
+
+def test_batches_that_end_with_an_epoch_complete_it() -> None:
+    epochs: list[int] = []
+    hooks = Hooks(on_epoch_end=lambda epoch: bool(epochs.append(epoch)))
+    assert fit(CountingStep(), Source(), n_batches=4, hooks=hooks) == FitResult(2, 4, 126, False)
+    assert epochs == [0, 1]

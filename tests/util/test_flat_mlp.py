@@ -169,3 +169,51 @@ def test_clip_norm_by_hand() -> None:
     assert gradient.tolist() == [3.0, 4.0]
     clip_norm(gradient, 1.0)
     assert gradient.tolist() == pytest.approx([0.6, 0.8], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "activations",
+    [[nn.Tanh(), nn.Tanh()], [nn.Tanh(), nn.Sigmoid()], [nn.Sigmoid(), nn.GELU()], [nn.Identity(), nn.Tanh()]],
+    ids=lambda modules: " ".join(type(m).__name__ for m in modules),
+)
+def test_an_activation_after_another_spares_what_the_first_one_keeps(activations: list[nn.Module]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 5), *activations, nn.Linear(5, 2)).double()
+    x = torch.randn(7, 3, dtype=torch.float64)
+    net(x).square().sum().backward()
+    expected = torch.cat([p.grad.reshape(-1) for p in net.parameters() if p.grad is not None])
+    layers = plain_layers([net])
+    assert layers is not None
+    flat = FlatParameters(list(net.parameters()))
+    closed = ClosedFormMLP(layers)
+    closed.backward(2 * closed.forward(x))
+    assert torch.allclose(flat.gradient, expected, rtol=0, atol=1e-10)
+
+
+def test_layers_that_closed_form_would_treat_differently_are_refused() -> None:
+    shared = nn.Linear(2, 2)
+    watched = nn.Linear(2, 2)
+    watched.weight.register_hook(lambda gradient: gradient * 0)
+    replaced = nn.Linear(2, 2)
+    replaced.forward = lambda x: x  # type: ignore[method-assign]
+    hooked = nn.Sequential(nn.Linear(2, 2))
+    hooked.register_forward_pre_hook(lambda *_: None)
+    stacks: list[list[nn.Module]] = [
+        [shared, nn.Tanh(), shared],
+        [watched],
+        [replaced],
+        [hooked],
+        [nn.Linear(2, 2), nn.Softplus(threshold=1.0)],
+    ]
+    for stack in stacks:
+        assert plain_layers(stack) is None
+
+
+def test_an_optimiser_that_is_watched_keeps_its_own_step() -> None:
+    parameters = list(mlp([2, 2], nn.Tanh).parameters())
+    hooked, scheduled = torch.optim.Adam(parameters), torch.optim.Adam(parameters)
+    hooked.register_step_post_hook(lambda *_: None)
+    torch.optim.lr_scheduler.StepLR(scheduled, 1)
+    assert not FlatAdam.supports(hooked, parameters)
+    assert not FlatAdam.supports(scheduled, parameters)
+    assert FlatAdam.supports(torch.optim.Adam(parameters), parameters)

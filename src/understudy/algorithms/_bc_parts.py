@@ -190,6 +190,11 @@ class BCLogger:
         self._tensorboard_step = 0
         self._epoch = 0
 
+    @property
+    def logger(self) -> HierarchicalLogger:
+        """Where it writes."""
+        return self._logger
+
     def reset_tensorboard_steps(self) -> None:
         """Plot from x = 0 again."""
         self._tensorboard_step = 0

@@ -17,6 +17,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from torch import Tensor, nn
 
 from understudy.data.batches import Batch, ObsTensor
+from understudy.errors import ConfigError
 from understudy.functional.cloning import HeadTerms, cloning_loss
 from understudy.policies.heads import Head, acts_by_its_parts, as_targets, head_of, log_likelihood
 from understudy.util.flat_mlp import ClosedFormMLP, FlatAdam, FlatParameters, Layer, clip_norm, plain_layers
@@ -83,15 +84,18 @@ class CloningStep:
             group["lr"] = float(value)
 
     def state(self) -> list[Tensor]:
-        """Parameters, buffers and the optimiser's moments."""
+        """Parameters, buffers and the optimiser's moments, in this order: moments appear with the first step."""
         moments = [v for s in self.optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
-        floating = [t.detach() for t in (*self.policy.parameters(), *self.policy.buffers(), *moments)]
-        return [t for t in floating if t.is_floating_point()]
+        return [t.detach() for t in (*self.policy.parameters(), *self.policy.buffers(), *moments)]
 
     def refresh(self) -> None:
         """Back to training mode: a callback's ``predict`` leaves evaluation mode behind."""
         self.policy.set_training_mode(True)
         self._dtype = next(self.policy.parameters()).dtype
+
+    def still_fits(self) -> bool:
+        """Whether the policy is still of the kind that this way of taking steps was chosen for."""
+        return True
 
     def _terms(self, obs: ObsTensor, acts: Tensor) -> HeadTerms:
         return log_likelihood(self.policy, obs, acts)
@@ -123,7 +127,11 @@ class AutogradStep(CloningStep):
         self._preprocess = preprocess_obs if compile else ReusedImages()
         if compile:
             self._loss = torch.compile(self._eager_loss, backend="inductor" if compile is True else compile)
-        self._trainable = [p for p in policy.parameters() if p.requires_grad]
+
+    def refresh(self) -> None:
+        """Training mode, and only what is not frozen now will learn."""
+        super().refresh()
+        self._trainable = [p for p in self.policy.parameters() if p.requires_grad]
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -231,12 +239,24 @@ class ClosedFormStep(CloningStep):
         if self._adam is not None:
             self._adam.release()
         self._flat.release()
+        del self._flat, self._mlp, self._adam  # copies of all parameters, gradients and moments
 
     def refresh(self) -> None:
         """Training mode, and everything packed again if someone moved the policy or loaded a state."""
         super().refresh()
+        if not all(p.requires_grad for p in self._flat.parameters):
+            raise ConfigError(
+                expected="the same trainable parameters throughout one call of `train`",
+                got="layers frozen by a callback",
+                do="freeze them between two calls of `train`",
+            )
         if not self._flat.intact() or (self._adam is not None and not self._adam.intact()):
             self._pack()
+
+    def still_fits(self) -> bool:
+        """Whether the actor is made of the same plain layers, none of them frozen since."""
+        now = closed_form_layers(self.policy)
+        return now is not None and [layer.linear for layer in now] == [layer.linear for layer in self._layers]
 
     def prepare(self, chunk: Batch) -> Batch:
         """Actions as targets, and the features of all batches at once where they never move."""

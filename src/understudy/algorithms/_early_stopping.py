@@ -6,7 +6,6 @@ import copy
 
 import numpy as np
 import torch
-from stable_baselines3.common.policies import BasePolicy
 
 from understudy.algorithms._cloning_steps import CloningStep
 from understudy.data.batches import ResidentBatches
@@ -62,7 +61,7 @@ class EarlyStopping:
         self.losses: list[float] = []
 
     def measure(self, epoch: int, step: CloningStep) -> float:
-        """Mean negative log-likelihood of the held-out actions, in nats."""
+        """Mean negative log-likelihood of the held-out actions, in nats; every one weighs the same."""
         total = 0.0
         for chunk in self._validation.epoch():
             for batch in step.prepare(chunk).split(1024):
@@ -82,7 +81,9 @@ class EarlyStopping:
             return False
         return len(self.losses) - 1 - self.best_epoch >= self._patience
 
-    def finish(self, policy: BasePolicy) -> None:
-        """Put the best parameters back, if that is wanted."""
+    def finish(self, step: CloningStep) -> None:
+        """Measure once if no epoch ended, and put the best parameters back, if that is wanted."""
+        if not self.losses:
+            self.measure(0, step)
         if self._best is not None:
-            policy.load_state_dict(self._best)
+            step.policy.load_state_dict(self._best)

@@ -128,7 +128,8 @@ def fit(
     """
     check_budget(n_epochs, n_batches)
     hooks = hooks or Hooks()
-    total = n_batches if n_epochs is None else _times(n_epochs, source)
+    an_epoch = _length(source)
+    total = n_batches if n_epochs is None else an_epoch and n_epochs * an_epoch
     guard = _Guard(step)
     epoch = batch_number = samples = 0
     stopped = False
@@ -154,16 +155,17 @@ def fit(
                     bar.update(batch_number - bar.n)
                 if not batch_number % _GUARD_EVERY:
                     guard.check(batch_number)
-                if batch_number == n_batches:
+                if batch_number == n_batches and (an_epoch is None or batch_number % an_epoch):
                     break
             else:
-                # Only whole passes count, also when the budget ends in the middle of one.
+                # Only whole passes count, also when the budget ends in the middle of one. (A stream does not tell that
+                # its last batch is the last.)
                 epoch += 1
                 guard.check(batch_number)
                 if hooks.on_epoch_end is not None:
                     stopped = hooks.on_epoch_end(epoch - 1)
                     step.refresh()
-                if stopped:
+                if stopped or batch_number == n_batches:
                     break
                 continue
             break
@@ -172,9 +174,9 @@ def fit(
     return FitResult(epoch, batch_number, samples, stopped)
 
 
-def _times(n_epochs: int, source: BatchSource) -> int | None:
+def _length(source: BatchSource) -> int | None:
     try:
-        return n_epochs * len(source)
+        return len(source)
     except TypeError:
         return None
 
@@ -206,8 +208,11 @@ class _Guard:
         state = self._step.state()
         # NaN and infinity survive a sum, so one number tells of a whole tensor.
         if state and not bool(torch.isfinite(torch.stack([t.sum().double() for t in state])).all()):
-            for tensor, good in zip(state, self._good, strict=False):
-                tensor.copy_(good)
+            for tensor, good in itertools.zip_longest(state, self._good):
+                if good is None:  # an optimiser's moments, born since: as if it had made no step
+                    tensor.zero_()
+                elif tensor is not None:
+                    tensor.copy_(good)
             raise TrainingDivergedError(
                 expected="finite losses and parameters",
                 got=f"NaN or infinity between batches {self._checked_at} and {batch_number}",

@@ -15,6 +15,7 @@ Differences from the paper:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -29,6 +30,15 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from stable_baselines3.common.vec_env import VecEnv
 
 from understudy.algorithms import base
+from understudy.algorithms._bc_checks import (
+    check_batch_norm,
+    check_optimizer,
+    check_options,
+    check_policy,
+    check_spaces,
+    check_venv,
+    fused_where_possible,
+)
 from understudy.algorithms._bc_parts import (
     BatchIteratorWithEpochEndCallback,
     BCLogger,
@@ -44,9 +54,8 @@ from understudy.algorithms._early_stopping import EarlyStopping, split_episodes
 from understudy.algorithms._supervised import FitResult, Hooks, Position, Schedule, check_budget, fit
 from understudy.data.batches import Batch, BatchSource, ResidentBatches, StreamBatches
 from understudy.data.demonstrations import BatchStream, Demonstrations, as_demonstrations
-from understudy.data.rollout import check_policy_spaces
 from understudy.data.types import AnyPath, TransitionsMinimal
-from understudy.errors import ConfigError, SpaceMismatchError, UnsupportedSpaceError
+from understudy.errors import ConfigError
 from understudy.policies.base import FeedForward32Policy, OffsetFeedForward32Policy
 from understudy.policies.heads import action_offset
 from understudy.util.devices import one_thread_if_small, resolve_device
@@ -134,8 +143,8 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
         lr_schedule: Schedule | None = None,
         compile: bool | str = False,
     ) -> None:
-        _check_options(batch_size, minibatch_size, optimizer_kwargs, ent_weight, l2_weight, max_grad_norm)
-        _check_spaces(observation_space, action_space)
+        check_options(batch_size, minibatch_size, optimizer_kwargs, ent_weight, l2_weight, max_grad_norm)
+        check_spaces(observation_space, action_space)
         self.rng = _generator(rng)
         self.observation_space = observation_space
         self.action_space = action_space
@@ -144,24 +153,27 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
         self._policy = self._own_or_given(policy, device)
         self._demonstrations: Demonstrations | BatchStream | None = None
         super().__init__(demonstrations=demonstrations, custom_logger=custom_logger)
+        check_optimizer(optimizer_cls)
         self.loss_calculator = BehaviorCloningLossCalculator(ent_weight, l2_weight)
         self.optimizer = optimizer_cls(
             self._policy.parameters(),
-            **_fused_where_possible(optimizer_cls, dict(optimizer_kwargs or {})),
+            **fused_where_possible(optimizer_cls, dict(optimizer_kwargs or {})),
         )
         self._lr_schedule = lr_schedule
         self._bc_logger: BCLogger | None = None
-        self._step: CloningStep = cloning_step(
+        self._choose_step = functools.partial(
+            cloning_step,
             self._policy,
             self.optimizer,
             LossSettings(ent_weight, l2_weight, max_grad_norm),
             minibatch_size=minibatch_size,
             compile=compile,
         )
+        self._step: CloningStep = self._choose_step()
 
     def _own_or_given(self, policy: ActorCriticPolicy | None, device: str | torch.device) -> ActorCriticPolicy:
         if policy is not None:
-            _check_policy(policy, self.observation_space, self.action_space)
+            check_policy(policy, self.observation_space, self.action_space)
             return policy if device == "auto" else policy.to(resolve_device(device))
         extractor = CombinedExtractor if isinstance(self.observation_space, spaces.Dict) else FlattenExtractor
         # Stable-Baselines3 draws initial weights from torch's global generator.
@@ -182,7 +194,10 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
 
     @property
     def path(self) -> str:
-        """How steps are computed: "closed_form", "autograd" or "compiled"; decided when BC is made."""
+        """How steps are computed: "closed_form", "autograd" or "compiled".
+
+        Decided when BC is made, and again by ``train`` where plain layers were frozen or replaced since.
+        """
         return self._step.path
 
     def set_demonstrations(self, demonstrations: base.AnyTransitions) -> None:
@@ -238,10 +253,12 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
         if log_interval < 1:
             raise ConfigError(expected="`log_interval` ≥ 1", got=str(log_interval), do="log every 500 batches")
         if log_rollouts_venv is not None:
-            _check_venv(log_rollouts_venv, self.observation_space, self.action_space)
+            check_venv(log_rollouts_venv, self.observation_space, self.action_space)
         bc_logger = self._ready_logger(reset_tensorboard)
         # Spawned, so that what is logged never changes what is learned.
         rollout_rng = np.random.default_rng(make_seeds(self.rng))
+        if not self._step.still_fits():
+            self._step = self._choose_step()
         source, stopping = self._source(validation_fraction, patience, save_best)
         compute_rollout_stats = RolloutStatsComputer(log_rollouts_venv, log_rollouts_n_episodes)
 
@@ -279,13 +296,13 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
                 description="cloning",
             )
             if stopping is not None:
-                stopping.finish(self._policy)
+                stopping.finish(self._step)
         if stopping is None:
             return BCResult(result)
         return BCResult(result, tuple(stopping.losses), stopping.best_epoch)
 
     def _ready_logger(self, reset_tensorboard: bool) -> BCLogger:
-        if self._bc_logger is None or self._bc_logger._logger is not self.logger:
+        if self._bc_logger is None or self._bc_logger.logger is not self.logger:
             self._bc_logger = BCLogger(self.logger)
         if reset_tensorboard:
             self._bc_logger.reset_tensorboard_steps()
@@ -311,6 +328,8 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
                     do="pass trajectories or arrays, or hold episodes out before building the loader",
                 )
             return StreamBatches(demos, device=device, channels_last=images), None
+        # One choice of many is stored in a few bytes, and prepared as a row of zeros and a one.
+        prepared = 4 * int(self._policy.features_dim)
         rows, held_out = split_episodes(demos, validation_fraction, self.rng)
         source = ResidentBatches(
             demos,
@@ -319,7 +338,9 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
             generator=torch_generator(self.rng),
             rows=rows,
             channels_last=images,
+            row_bytes=prepared,
         )
+        check_batch_norm(self._policy, source.n_rows, self.minibatch_size or self.batch_size)
         if held_out is None:
             if patience is not None:
                 raise ConfigError(
@@ -328,7 +349,9 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
                     do="pass validation_fraction=0.1",
                 )
             return source, None
-        validation = ResidentBatches(demos, 1024, device=device, generator=None, rows=held_out, channels_last=images)
+        validation = ResidentBatches(
+            demos, 1024, device=device, generator=None, rows=held_out, channels_last=images, row_bytes=prepared
+        )
         return source, EarlyStopping(validation, patience, save_best)
 
     def save_policy(self, policy_path: AnyPath) -> None:
@@ -356,108 +379,9 @@ def reconstruct_policy(policy_path: AnyPath, device: torch.device | str = "auto"
     return policy
 
 
-# --- checks -----------------------------------------------------------------------------------------------------
-
-
 def _generator(rng: np.random.Generator | int | None) -> np.random.Generator:
     if rng is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
         _log.warning("BC was given no rng: drew the seed %d; pass rng=%d to repeat this run", seed, seed)
         return np.random.default_rng(seed)
     return np.random.default_rng(rng)
-
-
-def _check_options(
-    batch_size: int,
-    minibatch_size: int | None,
-    optimizer_kwargs: Mapping[str, Any] | None,
-    ent_weight: float,
-    l2_weight: float,
-    max_grad_norm: float | None,
-) -> None:
-    if batch_size < 1:
-        raise ConfigError(expected="`batch_size` ≥ 1", got=str(batch_size), do="pass a positive batch size")
-    if minibatch_size is not None and (minibatch_size < 1 or batch_size % minibatch_size):
-        raise ConfigError(
-            expected=f"`minibatch_size` to divide batch_size={batch_size}",
-            got=str(minibatch_size),
-            do="choose a divisor, or leave it out",
-        )
-    if optimizer_kwargs and "weight_decay" in optimizer_kwargs:
-        raise ConfigError(
-            expected="no `weight_decay` in optimizer_kwargs",
-            got=f"weight_decay={optimizer_kwargs['weight_decay']}",
-            do="use l2_weight, which is logged as part of the loss",
-        )
-    for name, value in (("ent_weight", ent_weight), ("l2_weight", l2_weight), ("max_grad_norm", max_grad_norm)):
-        if value is not None and (not np.isfinite(value) or value < 0):
-            raise ConfigError(expected=f"a finite `{name}` ≥ 0", got=str(value), do=f"pass {name}=0 to turn it off")
-
-
-def _check_spaces(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
-    flat = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-    if not isinstance(action_space, flat):
-        raise UnsupportedSpaceError(
-            expected="an action space of Box, Discrete, MultiDiscrete or MultiBinary",
-            got=str(action_space),
-            do="flatten nested actions with a wrapper",
-        )
-    if len(action_space.shape or ()) > 1 and not isinstance(action_space, spaces.Box):
-        raise UnsupportedSpaceError(
-            expected="discrete actions in one row",
-            got=f"{action_space} of shape {action_space.shape}",
-            do="flatten the actions with a wrapper",
-        )
-    parts = (
-        list(observation_space.spaces.values()) if isinstance(observation_space, spaces.Dict) else [observation_space]
-    )
-    if not all(isinstance(part, flat) for part in parts):
-        raise UnsupportedSpaceError(
-            expected="an observation space of Box, Discrete, MultiDiscrete, MultiBinary, or one Dict of these",
-            got=str(observation_space),
-            do="flatten nested observations with gymnasium.wrappers.FlattenObservation",
-        )
-    if any(np.any(action_offset(part)) for part in parts):
-        raise UnsupportedSpaceError(
-            expected="discrete observations that start at 0 (Stable-Baselines3 encodes them so)",
-            got=str(observation_space),
-            do="shift the observations with gymnasium.wrappers.TransformObservation",
-        )
-
-
-def _check_policy(policy: ActorCriticPolicy, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
-    if not isinstance(policy, ActorCriticPolicy):
-        raise ConfigError(
-            expected="an ActorCriticPolicy (of PPO, A2C, …)",
-            got=type(policy).__name__,
-            do="pass PPO(...).policy, or leave policy out for a small network",
-        )
-    check_policy_spaces(policy, observation_space, action_space)
-    if np.any(action_offset(action_space)) and not isinstance(policy, OffsetFeedForward32Policy):
-        raise UnsupportedSpaceError(
-            expected="actions that start at 0 for a Stable-Baselines3 policy, which always answers 0 … n-1",
-            got=str(action_space),
-            do="leave `policy` out (OffsetFeedForward32Policy adds the start), or shift the environment's actions",
-        )
-
-
-def _check_venv(venv: VecEnv, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
-    for kind, mine, theirs in (
-        ("observation space", observation_space, venv.observation_space),
-        ("action space", action_space, venv.action_space),
-    ):
-        if mine != theirs:
-            raise SpaceMismatchError(
-                expected=f"`log_rollouts_venv` with the {kind} {mine}",
-                got=str(theirs),
-                do="use environments like those the demonstrations come from",
-            )
-
-
-def _fused_where_possible(cls: type[torch.optim.Optimizer], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """torch's fused Adam is the same update in one call a tensor list; chosen unless the user chose otherwise."""
-    if cls in (torch.optim.Adam, torch.optim.AdamW) and not {"fused", "foreach", "capturable", "differentiable"} & set(
-        kwargs
-    ):
-        kwargs["fused"] = True
-    return kwargs

@@ -58,12 +58,15 @@ def check_finite(name: str, values: Observation, episode_offsets: np.ndarray, wh
     row = int(rows[0])
     episode = int(np.searchsorted(episode_offsets, row, side="right")) - 1
     entry = np.argwhere(~np.isfinite(values[row]))[0] if values.ndim > 1 else []
+    episodes = np.unique(np.searchsorted(episode_offsets, rows, side="right") - 1)
+    some = ", ".join(str(e) for e in episodes[:8]) + (f" and {len(episodes) - 8} more" if len(episodes) > 8 else "")
+    listed = f"episode{'' if len(episodes) == 1 else 's'} {some}" if len(episode_offsets) > 2 else "these steps"
     at = f", entry {tuple(int(i) for i in entry)}" if len(entry) else ""
     raise NonFiniteDataError(
         expected=f"finite values in `{name}`" + (f" of {where}" if where else ""),
         got=f"NaN or infinity in {len(rows)} rows, first in trajectory {episode}, step "
         f"{row - int(episode_offsets[episode])}{at}",
-        do="repair or drop these rows; `understudy inspect` lists them all",
+        do=f"drop {listed}, or repair what wrote them; `understudy inspect` lists every step",
     )
 
 

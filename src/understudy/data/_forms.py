@@ -339,7 +339,12 @@ def _empty(got: str) -> EmptyDataError:
 
 def _array(value: Any) -> np.ndarray:
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu().numpy()
+        try:
+            return value.detach().cpu().numpy()
+        except TypeError as error:
+            raise DataError(
+                expected="tensors of a type that NumPy has", got=str(value.dtype), do="convert them: tensor.float()"
+            ) from error
     try:
         return np.asarray(value)
     except ValueError as error:

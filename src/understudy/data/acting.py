@@ -157,7 +157,10 @@ def drawing_from(rng: np.random.Generator, policy: AnyPolicy, venv: VecEnv) -> I
         try:
             if isinstance(module, BasePolicy):
                 module.set_training_mode(False)
-            torch.manual_seed(int(seeds[0]))
+            torch.default_generator.manual_seed(int(seeds[0]))  # `torch.manual_seed` would reseed every GPU
+            if devices:
+                with torch.cuda.device(devices[0]):
+                    torch.cuda.manual_seed(int(seeds[0]))
             np.random.seed(int(seeds[0]))  # noqa: NPY002
             venv.seed(int(seeds[1]))
             for space in action_spaces:

@@ -99,9 +99,13 @@ class _Rows:
 
 
 def _torch_may_share(array: np.ndarray) -> bool:
-    """Whether a tensor can look at this memory: it can be written to, forwards, in whole steps, in native bytes."""
+    """Whether a tensor can look at this memory: it can be written to, forwards, in whole steps, in native bytes.
+
+    torch cannot pick rows of unsigned integers longer than a byte.
+    """
     whole_steps = all(step >= 0 and step % array.itemsize == 0 for step in array.strides)
-    return array.flags.writeable and whole_steps and array.dtype.isnative
+    long_unsigned = array.dtype.kind == "u" and array.itemsize > 1
+    return array.flags.writeable and whole_steps and array.dtype.isnative and not long_unsigned
 
 
 class ResidentBatches:
@@ -114,6 +118,7 @@ class ResidentBatches:
         generator: decides the order; None for the order of the data.
         rows: use these transitions only.
         channels_last: give image observations with channels last in memory (their shape stays channels-first).
+        row_bytes: what a row will take once it is prepared, where that is more than it takes here; bounds the chunks.
 
     Raises:
         ConfigError: ``batch_size`` < 1.
@@ -129,6 +134,7 @@ class ResidentBatches:
         generator: torch.Generator | None,
         rows: np.ndarray | None = None,
         channels_last: bool = False,
+        row_bytes: int = 0,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(expected="`batch_size` ≥ 1", got=str(batch_size), do="pass a positive batch size")
@@ -143,7 +149,7 @@ class ResidentBatches:
         self._rows = torch.arange(len(demos)) if rows is None else torch.from_numpy(rows)
         if len(self._rows) == 0:
             raise EmptyDataError(expected="at least one transition", got="none", do="check the demonstrations")
-        row_bytes = sum(column.row_bytes for column in self._obs.values()) + self._acts.row_bytes
+        row_bytes = max(row_bytes, sum(column.row_bytes for column in self._obs.values()) + self._acts.row_bytes)
         self._chunk = batch_size * max(1, _CHUNK_BYTES // (row_bytes * batch_size))
 
     @property

@@ -117,14 +117,25 @@ def log_likelihood(
     Args:
         policy: in the mode (training or evaluation) that is wanted.
         obs: tensor of shape (batch, *obs), or a dictionary of such, not yet preprocessed.
-        targets: from ``as_targets``.
+        targets: from ``as_targets``. A squashing policy's distribution lives in [-1, 1]; they are scaled to it, and the
+            likelihood is the density there.
         preprocess: does the work of Stable-Baselines3's ``preprocess_obs``, called with the same arguments.
     """
     head = head_of(policy) if acts_by_its_parts(policy) else None
     if head is not None:
         ready = preprocess(obs, policy.observation_space, normalize_images=policy.normalize_images)
+        dtype = policy.action_net.weight.dtype
+        if dtype != torch.float32:  # what Stable-Baselines3 always gives
+            ready = {key: x.to(dtype) for key, x in ready.items()} if isinstance(ready, dict) else ready.to(dtype)
         features = policy.pi_features_extractor(ready)
         return head.terms(policy.action_net(policy.mlp_extractor.forward_actor(features)), targets)
+    if policy.squash_output:
+        assert isinstance(policy.action_space, spaces.Box)
+        low, high = (
+            torch.as_tensor(bound.reshape(-1), dtype=targets.dtype, device=targets.device)
+            for bound in (policy.action_space.low, policy.action_space.high)
+        )
+        targets = 2 * (targets - low) / (high - low) - 1
     distribution = policy.get_distribution(obs)
     shape = policy.action_space.shape
     log_prob = distribution.log_prob(targets.reshape(-1, *shape) if shape else targets)

@@ -69,7 +69,7 @@ def _activation(module: nn.Module) -> Activation | None:
             lambda d, x: _aten.gelu_backward(d, x, approximate=approximate),
             True,
         )
-    if kind is nn.Softplus and module.beta == 1:
+    if kind is nn.Softplus and module.beta == 1 and module.threshold == 20:
         return Activation(nn.functional.softplus, lambda d, x: d * torch.sigmoid(x), True)
     return None
 
@@ -85,15 +85,19 @@ class Layer:
 def plain_layers(modules: Iterable[nn.Module]) -> list[Layer] | None:
     """Read a stack of modules as linear layers with activations, or None if it holds anything else.
 
-    Hooks, parametrisations and subclasses of ``nn.Linear`` have behaviour of their own, so they are anything else.
+    Hooks, parametrisations and subclasses of ``nn.Linear`` have behaviour of their own, and so do frozen parameters and
+    those that two layers share: all are anything else.
     """
     layers: list[Layer] = []
+    seen: set[nn.Parameter] = set()
     for module in _leaves(modules):
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        if _has_hooks(module) or "forward" in vars(module):
             return None
         if type(module) is nn.Linear:
-            if not all(p.requires_grad for p in module.parameters()):
+            own = set(module.parameters())
+            if own & seen or any(not p.requires_grad or p._backward_hooks for p in own):
                 return None
+            seen |= own
             layers.append(Layer(module, ()))
             continue
         activation = _activation(module)
@@ -105,10 +109,16 @@ def plain_layers(modules: Iterable[nn.Module]) -> list[Layer] | None:
 
 def _leaves(modules: Iterable[nn.Module]) -> Iterable[nn.Module]:
     for module in modules:
-        if type(module) is nn.Sequential and not module._forward_hooks:
+        if type(module) is nn.Sequential and not _has_hooks(module):
             yield from _leaves(module)
         else:
             yield module
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 class FlatParameters:
@@ -178,8 +188,10 @@ class ClosedFormMLP:
                 x = onednn.product_t(x, weight_t.t(), bias)
             else:
                 x = torch.mm(x, weight_t) if bias is None else torch.addmm(bias, x, weight_t)
-            kept_here = []
+            kept_here: list[Tensor] = []
             for activation in activations:
+                if kept_here and kept_here[-1] is x:
+                    x = x.clone()  # the next activation may overwrite what the one before needs in ``backward``
                 if activation.keeps_input:
                     kept_here.append(x)
                     x = activation.forward(x)
@@ -246,9 +258,21 @@ class FlatAdam:
         if type(optimizer) is not torch.optim.Adam or len(optimizer.param_groups) != 1:
             return False
         group = optimizer.param_groups[0]
-        plain = not any(group.get(name) for name in ("amsgrad", "capturable", "differentiable"))
+        plain = not any(
+            group.get(name) for name in ("amsgrad", "capturable", "differentiable", "decoupled_weight_decay")
+        )
+        # Hooks, and torch's learning-rate schedulers (which count calls of `step`), expect the optimiser's own step.
+        watched = (
+            optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or "step" in vars(optimizer)
+        )
         steps = {float(optimizer.state[p]["step"]) if p in optimizer.state else 0.0 for p in flat_parameters}
-        return plain and isinstance(group["lr"], float) and len(steps) == 1 and hasattr(torch, "_fused_adam_")
+        return (
+            plain
+            and not watched
+            and isinstance(group["lr"], float)
+            and len(steps) == 1
+            and hasattr(torch, "_fused_adam_")
+        )
 
     def intact(self) -> bool:
         """Whether the optimiser's state is still the one packed here (loading a state replaces it)."""

@@ -41,8 +41,12 @@ def torch_seeded(rng: np.random.Generator, device: torch.device | str = "cpu") -
         device: a CUDA device's generator is seeded and put back as well.
     """
     device = torch.device(device)
+    seed = make_seeds(rng)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(make_seeds(rng))
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would reseed every GPU
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 
