@@ -7,13 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from latex2mathml.converter import convert
+
 import understudy
 
 project = "understudy"
 copyright = "2026, the understudy maintainers"
 release = version = understudy.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_math_renderer = "mathml"
 myst_enable_extensions = ["dollarmath", "deflist"]
 exclude_patterns = ["_build"]
 default_role = "code"
@@ -68,6 +72,19 @@ def keep_colons(app: Any, what: str, name: str, obj: object, options: Any, lines
         lines[0] = f": {lines[0]}"
 
 
+def inline_math(self: Any, node: Any) -> None:
+    """Equations as MathML, which browsers draw themselves: no script, no network."""
+    self.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def display_math(self: Any, node: Any) -> None:
+    """As ``inline_math``, on a line of its own."""
+    self.body.append(f"<div style='overflow-x: auto; overflow-y: hidden; padding: 0.6em 0'>{convert(node.astext(), display='block')}</div>")
+    raise nodes.SkipNode
+
+
 def setup(app: Any) -> None:
+    app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))
     app.connect("autodoc-process-docstring", keep_colons, priority=400)
     app.connect("autodoc-process-docstring", escape_star_axes, priority=600)
