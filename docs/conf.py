@@ -80,7 +80,8 @@ def inline_math(self: Any, node: Any) -> None:
 
 def display_math(self: Any, node: Any) -> None:
     """As ``inline_math``, on a line of its own."""
-    self.body.append(f"<div style='overflow-x: auto; overflow-y: hidden; padding: 0.6em 0'>{convert(node.astext(), display='block')}</div>")
+    style = "overflow-x: auto; overflow-y: hidden; padding: 0.6em 0"
+    self.body.append(f"<div style='{style}'>{convert(node.astext(), display='block')}</div>")
     raise nodes.SkipNode
 
 

@@ -317,6 +317,8 @@ def test_early_stop_keeps_the_best_epoch() -> None:
     assert result.best_epoch == int(np.argmin(losses))
     assert len(losses) == result.best_epoch + 6
     assert result.fit.n_epochs == len(losses)
+    assert len(set(result.held_out_episodes)) == 3
+    assert set(result.held_out_episodes) <= set(range(10))
 
 
 def test_the_split_is_by_episode() -> None:

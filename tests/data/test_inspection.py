@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from understudy.data.demonstrations import read_demonstrations
 from understudy.data.inspection import Severity, inspect_demonstrations
 from understudy.data.types import TrajectoryWithRew
-from understudy.errors import DataError
+from understudy.errors import DataError, NonFiniteDataError
 
 _BOX = spaces.Box(-1, 1, (2,), np.float32)
 
@@ -64,10 +65,21 @@ def test_nan_is_an_error_that_names_the_place() -> None:
     inspection = inspect_demonstrations(arrays)
     texts = [finding.what for finding in inspection.findings if finding.code == "nan-values"]
     assert len(texts) == 2
-    assert "1 of 60 steps in dimensions 2, first at episode 1, step 1" in texts[0]
+    assert texts[0] == "obs: NaN or infinity in 1 of 60 steps in dimension 2: episode 1, step 1"
     assert "episode 0, step 0" in texts[1]
     assert not inspection.ok
     assert inspection.findings[0].severity is Severity.ERROR
+
+
+def test_every_nan_has_its_place_and_its_episodes_are_to_be_dropped() -> None:
+    arrays = _arrays()
+    arrays["obs"][[3, 4, *range(20, 32)]] = np.nan
+    found = _codes(arrays)["nan-values"]
+    assert found.places == ((0, 3), (0, 4), *((1, step) for step in range(12)))
+    assert "episode 0, steps 3, 4; episode 1, steps 0, 1, 2, 3, 4, 5, 6, 7 and 4 more" in found.what
+    assert found.do.startswith("drop episodes 0, 1, ")
+    with pytest.raises(NonFiniteDataError, match="drop episodes 0, 1, "):
+        read_demonstrations(arrays)
 
 
 def test_constant_dimensions_are_named() -> None:
@@ -75,8 +87,8 @@ def test_constant_dimensions_are_named() -> None:
     arrays["obs"][:, 1] = 4.0
     arrays["acts"][:, 0] = 0.0
     codes = _codes(arrays)
-    assert "1 of 3 dimensions never change (1)" in codes["constant-dimensions"].what
-    assert "dimensions 0" in codes["constant-actions"].what
+    assert codes["constant-dimensions"].what.startswith("obs: dimension 1 never changes")
+    assert "dimension 0" in codes["constant-actions"].what
     arrays["obs"][:] = 0
     assert _codes(arrays)["constant-observations"].severity is Severity.ERROR
 
@@ -97,10 +109,8 @@ def test_actions_outside_the_space() -> None:
     discrete = _arrays(acts=np.arange(60) % 3 + 1)
     assert _codes(discrete, action_space=spaces.Discrete(3))["actions-outside"].severity is Severity.ERROR
     assert "actions-outside" not in _codes(discrete, action_space=spaces.Discrete(3, start=1))
-    assert (
-        "1 of 4 actions never occur (4)"
-        in _codes(discrete, action_space=spaces.Discrete(4, start=1))["unused-actions"].what
-    )
+    unused = _codes(discrete, action_space=spaces.Discrete(4, start=1))["unused-actions"]
+    assert unused.what == "acts: action 4 never occurs"
 
 
 def test_spaces_of_another_environment_are_errors() -> None:
@@ -126,26 +136,42 @@ def test_clipped_actions_are_told_from_the_data_alone() -> None:
 def test_repeated_steps_and_contradictions() -> None:
     arrays = _arrays()
     arrays["obs"][30:36], arrays["acts"][30:36] = arrays["obs"][:6], arrays["acts"][:6]
-    assert "6 of 60 steps" in _codes(arrays)["duplicates"].what
+    found = _codes(arrays)["duplicates"]
+    assert "6 of 60 steps" in found.what
+    assert "first episode 1, step 10 repeats episode 0, step 0" in found.what
+    assert found.places == tuple((1, step) for step in range(10, 16))
     arrays["acts"][30:36] += 0.125
     codes = _codes(arrays)
     assert "duplicates" not in codes
     assert "6 of 60 steps" in codes["contradictions"].what
+    assert "episode 1, step 10 contradicts episode 0, step 0" in codes["contradictions"].what
 
 
-def test_copied_episodes_are_named() -> None:
+def test_rows_of_images_are_compared_too() -> None:
+    images = np.random.default_rng(0).integers(0, 255, size=(60, 16, 16, 3), dtype=np.uint8)
+    assert "duplicates" not in _codes(_arrays(obs=images))
+    images[30:36] = images[:6]
+    arrays = _arrays(obs=images)
+    arrays["acts"][30:36] = arrays["acts"][:6]
+    assert len(_codes(arrays)["duplicates"].places) == 6
+
+
+def test_copied_episodes_are_named_and_their_steps_are_not_told_again() -> None:
     trajectories = _healthy()
+    codes = _codes([*trajectories, trajectories[1]])
     assert (
-        "1 of 5 episodes are exact copies of earlier ones (4)"
-        in _codes([*trajectories, trajectories[1]])["duplicate-episodes"].what
+        "1 of 5 episodes are exact copies of earlier ones: episode 4 of episode 1" in codes["duplicate-episodes"].what
     )
+    assert "drop episode 4" in codes["duplicate-episodes"].do
+    assert "duplicates" not in codes
 
 
 def test_missing_ends() -> None:
     arrays = _arrays()
     del arrays["dones"]
     assert "60 steps count as one" in _codes(arrays)["unknown-episodes"].what
-    assert "missing-terminations" in _codes({**arrays, "episode_ends": np.array([20, 45, 60])})
+    noted = inspect_demonstrations({**arrays, "episode_ends": np.array([20, 45, 60])}).findings
+    assert [(finding.code, finding.severity) for finding in noted] == [("missing-terminations", Severity.NOTE)]
     none = np.zeros(60, dtype=bool)
     found = _codes({**arrays, "dones": none, "episode_ends": np.array([20, 45, 60])})["missing-terminations"]
     assert found.severity is Severity.WARNING

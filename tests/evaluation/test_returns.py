@@ -11,8 +11,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from understudy.errors import ConfigError, SpaceMismatchError
-from understudy.evaluation.returns import evaluate_over_seeds, evaluate_returns
+from understudy.algorithms.bc import BC
+from understudy.errors import ConfigError, DataError, SpaceMismatchError
+from understudy.evaluation.returns import EpisodeReturns, evaluate_over_seeds, evaluate_returns
+from understudy.evaluation.statistics import stratified_bootstrap
 from understudy.policies.base import FeedForward32Policy, RandomPolicy
 
 
@@ -148,6 +150,56 @@ def test_the_random_policys_own_generator_is_seeded_and_put_back() -> None:
 
 def test_algorithms_are_policies_too() -> None:
     assert len(evaluate_returns(PPO("MlpPolicy", "CartPole-v1", device="cpu"), "CartPole-v1", n_episodes=2)) == 2
+
+
+def test_a_trainer_is_evaluated_by_its_policy() -> None:
+    env = gym.make("CartPole-v1")
+    trainer = BC(observation_space=env.observation_space, action_space=env.action_space, rng=0, device="cpu")
+    by_trainer = evaluate_returns(trainer, "CartPole-v1", n_episodes=3)
+    np.testing.assert_array_equal(
+        by_trainer.returns, evaluate_returns(trainer.policy, "CartPole-v1", n_episodes=3).returns
+    )
+    assert evaluate_over_seeds(trainer, "CartPole-v1", seeds=(0, 1), n_episodes=2).returns.shape == (2, 2)
+
+
+def test_a_policy_acts_in_evaluation_mode() -> None:
+    modes = []
+
+    class Watching(FeedForward32Policy):
+        def _predict(self, observation: torch.Tensor, deterministic: bool = False) -> torch.Tensor:
+            modes.append(self.training)
+            return super()._predict(observation, deterministic)
+
+    env = gym.make("CartPole-v1")
+    policy = Watching(env.observation_space, env.action_space, lambda _: 1e-3)
+    policy.train()
+    evaluate_returns(policy, "CartPole-v1", n_episodes=2)
+    assert modes
+    assert not any(modes)
+    assert policy.training
+
+
+def test_what_is_no_environment_is_refused() -> None:
+    with pytest.raises(ConfigError, match="environments"):
+        evaluate_returns(None, [gym.make("CartPole-v1")])
+
+
+def test_the_interval_is_the_bootstraps() -> None:
+    returns = np.arange(20.0)
+    episodes = EpisodeReturns(returns, np.ones(20, dtype=int), np.zeros(20, dtype=bool))
+    interval = episodes.interval()
+    assert interval.point == 9.5
+    assert interval == stratified_bootstrap(returns)
+    narrower = episodes.interval(np.mean, 0.5, np.random.default_rng(1))
+    assert interval.low < narrower.low < 9.5 < narrower.high < interval.high
+
+
+def test_over_seeds_the_interval_is_over_seeds() -> None:
+    returns = np.array([[0.0, 2.0], [2.0, 4.0], [5.0, 5.0]])
+    result = EpisodeReturns(returns, np.ones((3, 2), dtype=int), np.zeros((3, 2), dtype=bool))
+    assert result.interval(np.mean) == stratified_bootstrap([1.0, 3.0, 5.0], np.mean)
+    with pytest.raises(DataError):
+        EpisodeReturns(returns[:1], returns[:1], returns[:1] > 9).interval()
 
 
 @pytest.mark.fault("F9")

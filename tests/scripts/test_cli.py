@@ -16,8 +16,9 @@ from gymnasium import spaces
 from understudy.algorithms.bc import BC
 from understudy.evaluation.returns import evaluate_returns
 from understudy.scripts import cli
+from understudy.scripts._cloning import Cloning, Length
 from understudy.scripts._parts import Environment, Evaluation
-from understudy.scripts.train_bc import Cloning, Length, TrainBC
+from understudy.scripts.train_bc import TrainBC
 from understudy.scripts.train_rl import TrainRL
 from understudy.util.vec_env import make_vec_env
 
@@ -109,11 +110,17 @@ def test_train_bc_writes_a_whole_run_folder(in_tmp: Path, capsys: pytest.Capture
     assert config["hardware"]["torch_threads"] == 1
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert lines[0]["bc/batch"] == 0
-    assert all(np.isfinite(line["bc/loss"]) for line in lines)
+    assert all(np.isfinite(line["bc/loss"]) for line in lines[:-1])
+    assert lines[-1]["bc/validation_neglogp"] > 0  # of the last epoch
+    assert config["used"]["cloning"]["learning_rate"] == 0.001
+    assert config["used"]["cloning"]["device"] == config["hardware"]["device"] == "cpu"
     results = json.loads(Path("run/results.json").read_text())
     assert list(results["returns"]) == ["random", "expert", "clone"]
     assert len(results["returns"]["clone"]["returns"]) == 4
-    assert results["action_error"]["source"] == "fresh expert episodes"
+    assert results["action_error"]["measured_on"] == "30 fresh expert episodes"
+    assert results["training_note"] == "1 epoch, batches of 32"
+    assert results["validation"]["batches_an_epoch"] == 4
+    assert len(results["validation"]["neglogp"]) == 1
     assert np.sum(results["actions"]["counts"]) == 30 * 60
 
 
@@ -133,7 +140,7 @@ def test_train_bc_on_arrays_without_an_expert(in_tmp: Path) -> None:
     results = json.loads(Path("run/results.json").read_text())
     assert list(results["returns"]) == ["random", "demonstrations", "clone"]
     assert results["returns"]["demonstrations"]["returns"] == [20.0]
-    assert results["action_error"]["source"] == "training episodes"
+    assert results["action_error"]["measured_on"] == "1 training episode"
 
 
 def test_mistakes_exit_with_2_and_leave_nothing_behind(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:

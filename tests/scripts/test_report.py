@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from understudy.scripts import _report, _summary
+from understudy.scripts import _report, _report_choice, _summary
 
 _CONFIG: dict[str, Any] = {
     "verb": "train bc",
@@ -40,7 +40,13 @@ def _results(kind: str) -> dict[str, Any]:
     }
     return {
         "returns": {"random": _row([1.0, 2.0]), "expert": _row([9.0, 9.0]), "clone": _row([9.0, 9.0])},
-        "action_error": {"unit": "share of actions that differ", "source": "x", "episodes": 2, "overall": 0.1, **curve},
+        "action_error": {
+            "unit": "share of actions that differ",
+            "against": "expert",
+            "measured_on": "2 fresh expert episodes",
+            "overall": 0.1,
+            **curve,
+        },
         "actions": actions[kind],
         "training_seconds": 1.0,
     }
@@ -74,7 +80,7 @@ class _Page(html.parser.HTMLParser):
 def test_the_page_is_self_contained_and_well_formed(kind: str) -> None:
     source = _report.build_report(_CONFIG, _METRICS, _results(kind))
     page = _Page(source)
-    assert page.tags.count("svg") == 4
+    assert page.tags.count("svg") == 7  # three of the four pictures are drawn for a phone as well
     assert "script" not in page.tags
     assert "link" not in page.tags
     assert all(url.startswith("#") for url in page.urls)
@@ -132,12 +138,54 @@ def _summaries(**returns: list[float]) -> list[_summary.Summary]:
 def test_the_verdict_says_what_the_intervals_allow() -> None:
     equal = _report.verdict(_summaries(random=[1.0, 1.0], expert=[9.0, 9.0], clone=[9.0, 9.0]))
     assert equal == "The clone earns 9, as much as its expert. Random actions earn 1."
-    assert "less than" in _report.verdict(_summaries(expert=[9.0, 9.0], clone=[8.0, 8.0]))
-    assert "more than" in _report.verdict(_summaries(demonstrations=[9.0, 9.0], clone=[10.0, 10.0]))
+    assert "less than its expert (9)" in _report.verdict(_summaries(expert=[9.0, 9.0], clone=[8.0, 8.0]))
+    more = _report.verdict(_summaries(demonstrations=[9.0, 9.0], clone=[10.0, 10.0]))
+    assert "more than its demonstrations (9)" in more
     assert "overlap" in _report.verdict(_summaries(expert=[8.0, 10.0], clone=[7.0, 10.0]))
     assert _report.verdict(_summaries(clone=[9.0, 9.0])) == "The clone earns 9 an episode."
     assert _report.verdict(_summaries(random=[1.0, 1.0], policy=[5.0, 5.0])) == "The policy earns 5 an episode."
     assert _report.verdict([]) == ""
+
+
+def test_the_verdict_compares_with_nobody_who_did_not_demonstrate() -> None:
+    rows = _summaries(**{"random": [1.0, 1.0], "bundled expert": [9.0, 9.0], "clone": [8.0, 8.0]})
+    assert _report.verdict(rows) == "The clone earns 8 an episode. Random actions earn 1."
+
+
+def test_few_episodes_are_warned_of() -> None:
+    text = _Page(_report.build_report(_CONFIG, _METRICS, _results("confusion"))).text
+    assert "Fewer than 10 episodes (random: 2, expert: 2, clone: 2)" in text
+    assert _summary.few_episodes(_summaries(clone=[1.0] * 10)) == []
+
+
+def _titles(metrics: list[dict[str, Any]], action_space: str = "Discrete(2)", **results: Any) -> str:
+    return _report.build_report({**_CONFIG, "spaces": {"action": action_space}}, metrics, results)
+
+
+def test_the_loss_is_drawn_where_it_differs_from_the_likelihood() -> None:
+    same = [{"step": i, "bc/loss": 1 / (i + 1) + 1e-4, "bc/neglogp": 1 / (i + 1)} for i in range(5)]
+    assert "Negative log-likelihood" in _titles(same)
+    assert ">Loss<" not in _titles(same)
+    assert ">Loss<" in _titles([{**line, "bc/loss": line["bc/loss"] + 0.5} for line in same])
+
+
+def test_the_likelihood_of_a_continuous_action_is_called_a_density() -> None:
+    metrics = [{"step": i, "bc/prob_true_act": 1.5} for i in range(5)]
+    assert "Probability density of the recorded action" in _titles(metrics, "Box(-2.0, 2.0, (1,), float32)")
+    assert "Probability of the recorded action" in _titles(metrics)
+
+
+def test_every_epochs_validation_is_drawn_the_last_one_too() -> None:
+    validation = {"neglogp": [0.5, 0.25, 0.125], "best_epoch": 2, "batches_an_epoch": 7}
+    metrics = [{"step": 1, "bc/batch": 10, "bc/neglogp": 1.0, "bc/validation_neglogp": 0.5}]
+    drawn = _report_choice._with_validation(metrics, validation)
+    points = [(line["bc/batch"], line["bc/validation_neglogp"]) for line in drawn if "bc/validation_neglogp" in line]
+    assert points == [(7, 0.5), (14, 0.25), (21, 0.125)]
+
+
+def test_settings_show_what_stood_for_open_options() -> None:
+    config = {**_CONFIG, "used": {"cloning": {"lr": 0.001}}}
+    assert "0.001" in _Page(_report.build_report(config, [], {})).text
 
 
 @pytest.mark.parametrize(

@@ -25,20 +25,30 @@ def split_episodes(
         ConfigError: ``fraction`` outside [0, 1).
         DataError: fewer than two episodes.
     """
-    if not 0 <= fraction < 1:
-        raise ConfigError(expected="`validation_fraction` in [0, 1)", got=str(fraction), do="hold out 0.1, for example")
+    check_split(demos, fraction)
     if fraction == 0:
         return None, None
-    if demos.n_episodes < 2:
+    n_held_out = min(max(1, round(fraction * demos.n_episodes)), demos.n_episodes - 1)
+    order = rng.permutation(demos.n_episodes)
+    held_out, train = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+    return demos.rows_of_episodes(train), demos.rows_of_episodes(held_out)
+
+
+def check_split(demos: Demonstrations, fraction: float) -> None:
+    """Raise what ``split_episodes`` would raise, without drawing anything."""
+    if not 0 <= fraction < 1:
+        raise ConfigError(expected="`validation_fraction` in [0, 1)", got=str(fraction), do="hold out 0.1, for example")
+    if fraction and demos.n_episodes < 2:
         raise DataError(
             expected="at least two episodes, one to learn from and one to hold out",
             got="one episode" if demos.episodes_known else "rows that do not say where episodes end",
             do="pass trajectories, or arrays with `episode_ends` (or `dones` and `truncated`)",
         )
-    n_held_out = min(max(1, round(fraction * demos.n_episodes)), demos.n_episodes - 1)
-    order = rng.permutation(demos.n_episodes)
-    held_out, train = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
-    return demos.rows_of_episodes(train), demos.rows_of_episodes(held_out)
+
+
+def episodes_of(demos: Demonstrations, rows: np.ndarray) -> tuple[int, ...]:
+    """The episodes that the given transitions belong to, rising."""
+    return tuple(np.unique(np.searchsorted(demos.episode_offsets, rows, side="right") - 1).tolist())
 
 
 class EarlyStopping:
@@ -48,12 +58,16 @@ class EarlyStopping:
         validation: the held-out rows.
         patience: epochs without improvement before ``should_stop``; None never stops.
         save_best: put the best epoch's parameters back at the end.
+        episodes: the episodes these rows are, kept for the result.
     """
 
-    def __init__(self, validation: ResidentBatches, patience: int | None, save_best: bool) -> None:
+    def __init__(
+        self, validation: ResidentBatches, patience: int | None, save_best: bool, episodes: tuple[int, ...]
+    ) -> None:
         if patience is not None and patience < 1:
             raise ConfigError(expected="`patience` ≥ 1", got=str(patience), do="allow at least one epoch")
         self._validation = validation
+        self.episodes = episodes
         self._patience = patience
         self._save_best = save_best
         self._best: dict[str, torch.Tensor] | None = None

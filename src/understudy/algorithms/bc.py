@@ -50,7 +50,7 @@ from understudy.algorithms._bc_parts import (
     training_metrics,
 )
 from understudy.algorithms._cloning_steps import CloningStep, LossSettings, cloning_step
-from understudy.algorithms._early_stopping import EarlyStopping, split_episodes
+from understudy.algorithms._early_stopping import EarlyStopping, episodes_of, split_episodes
 from understudy.algorithms._supervised import FitResult, Hooks, Position, Schedule, check_budget, fit
 from understudy.data.batches import Batch, BatchSource, ResidentBatches, StreamBatches
 from understudy.data.demonstrations import BatchStream, Demonstrations, as_demonstrations
@@ -90,6 +90,9 @@ class BCResult:
 
     best_epoch: int | None = None
     """The epoch whose parameters were kept, counted from 0; None without validation."""
+
+    held_out_episodes: tuple[int, ...] = ()
+    """Which episodes of the demonstrations were held out, rising."""
 
 
 class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
@@ -299,7 +302,7 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
                 stopping.finish(self._step)
         if stopping is None:
             return BCResult(result)
-        return BCResult(result, tuple(stopping.losses), stopping.best_epoch)
+        return BCResult(result, tuple(stopping.losses), stopping.best_epoch, stopping.episodes)
 
     def _ready_logger(self, reset_tensorboard: bool) -> BCLogger:
         if self._bc_logger is None or self._bc_logger.logger is not self.logger:
@@ -352,7 +355,7 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
         validation = ResidentBatches(
             demos, 1024, device=device, generator=None, rows=held_out, channels_last=images, row_bytes=prepared
         )
-        return source, EarlyStopping(validation, patience, save_best)
+        return source, EarlyStopping(validation, patience, save_best, episodes_of(demos, held_out))
 
     def save_policy(self, policy_path: AnyPath) -> None:
         """Write the policy to one file; ``reconstruct_policy`` reads it."""

@@ -1,29 +1,27 @@
-"""The data doctor's checks of actions: outside the space, clipped, never varied, contradicting each other."""
+"""The data doctor's checks of actions: outside the space, clipped, never varied."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from understudy.data._checks_of_values import RawFinding, columns, named, place
-from understudy.data.demonstrations import Demonstrations
+from understudy.data._checks_of_values import columns
+from understudy.data._dataset import Demonstrations
+from understudy.data._findings import Finding, found, numbered, place
 
 _CLIPPED_SHARE = 0.02  # of the steps, at one bound exactly: rarer than that is chance for a continuous action
 _MANY = 20  # distinct values from which an action counts as continuous
 
 
-def findings(
-    demos: Demonstrations, obs: Mapping[str, np.ndarray], space: gym.Space[Any] | None
-) -> Iterator[RawFinding]:
+def findings(demos: Demonstrations, space: gym.Space[Any] | None) -> Iterator[Finding]:
     """All findings about actions."""
     acts = demos.acts
     if acts.dtype.kind not in "fiub":
-        yield ("error", "action-dtype", f"acts: dtype {acts.dtype}", "store actions as numbers")
+        yield found("error", "action-dtype", f"acts: dtype {acts.dtype}", "store actions as numbers")
         return
     yield from _constant(acts)
     if space is None:
@@ -31,7 +29,7 @@ def findings(
     else:
         shape = space.shape or ()
         if acts.shape[1:] != shape and acts[0].size != int(np.prod(shape)):
-            yield (
+            yield found(
                 "error",
                 "action-space",
                 f"acts: rows of shape {acts.shape[1:]} where the environment has {space}",
@@ -42,15 +40,14 @@ def findings(
         yield from _outside(acts, space, demos)
         yield from _unused(acts, space)
     yield from _clipped(acts, space)
-    yield from _repeated(demos, obs)
 
 
-def _constant(acts: np.ndarray) -> Iterator[RawFinding]:
+def _constant(acts: np.ndarray) -> Iterator[Finding]:
     table = columns(acts)
     constant = np.flatnonzero((table == table[:1]).all(axis=0))
     if len(acts) > 1 and len(constant):
-        many = f" in dimensions {named(constant)}" if table.shape[1] > 1 else ""
-        yield (
+        many = f" in {numbered('dimension', constant)}" if table.shape[1] > 1 else ""
+        yield found(
             "warning",
             "constant-actions",
             f"acts: always the same{many}",
@@ -58,9 +55,9 @@ def _constant(acts: np.ndarray) -> Iterator[RawFinding]:
         )
 
 
-def _whole_floats(acts: np.ndarray) -> Iterator[RawFinding]:
+def _whole_floats(acts: np.ndarray) -> Iterator[Finding]:
     if acts.dtype.kind == "f" and np.isfinite(acts).all() and (acts == np.round(acts)).all():
-        yield (
+        yield found(
             "note",
             "whole-floats",
             f"acts: stored as {acts.dtype}, but all are whole numbers",
@@ -68,7 +65,7 @@ def _whole_floats(acts: np.ndarray) -> Iterator[RawFinding]:
         )
 
 
-def _outside(acts: np.ndarray, space: gym.Space[Any], demos: Demonstrations) -> Iterator[RawFinding]:
+def _outside(acts: np.ndarray, space: gym.Space[Any], demos: Demonstrations) -> Iterator[Finding]:
     bounds = _bounds(space)
     if bounds is None:
         return
@@ -77,14 +74,14 @@ def _outside(acts: np.ndarray, space: gym.Space[Any], demos: Demonstrations) -> 
     if len(rows):
         first = f"{len(rows)} of {len(acts)} steps, first {acts[rows[0]]} at {place(int(rows[0]), demos)}"
         if isinstance(space, spaces.Box):
-            yield (
+            yield found(
                 "warning",
                 "actions-outside",
                 f"acts: outside the bounds of {space} in {first}",
                 "record what the environment executed (clipped) unless the expert's unclipped samples are wanted",
             )
         else:
-            yield (
+            yield found(
                 "error",
                 "actions-outside",
                 f"acts: not in {space} in {first}",
@@ -92,20 +89,20 @@ def _outside(acts: np.ndarray, space: gym.Space[Any], demos: Demonstrations) -> 
             )
 
 
-def _unused(acts: np.ndarray, space: gym.Space[Any]) -> Iterator[RawFinding]:
+def _unused(acts: np.ndarray, space: gym.Space[Any]) -> Iterator[Finding]:
     if isinstance(space, spaces.Discrete):
         possible = np.arange(space.start, space.start + space.n)
         unused = possible[~np.isin(possible, acts)]
         if len(unused):
-            yield (
+            yield found(
                 "note",
                 "unused-actions",
-                f"acts: {len(unused)} of {space.n} actions never occur ({named(unused)})",
-                "fine if the expert has no use for them; else record more",
+                f"acts: {numbered('action', unused)} never occur{'s' if len(unused) == 1 else ''}",
+                "record more if the expert has a use for them",
             )
 
 
-def _clipped(acts: np.ndarray, space: gym.Space[Any] | None) -> Iterator[RawFinding]:
+def _clipped(acts: np.ndarray, space: gym.Space[Any] | None) -> Iterator[Finding]:
     """Many steps exactly at the end of the range: commands were cut off there."""
     if acts.dtype.kind != "f" or (space is not None and not isinstance(space, spaces.Box)):
         return
@@ -122,43 +119,11 @@ def _clipped(acts: np.ndarray, space: gym.Space[Any] | None) -> Iterator[RawFind
             hit.append((i, share))
     if hit:
         shares = ", ".join(f"dimension {i}: {100 * share:.0f} %" for i, share in hit[:6])
-        yield (
+        yield found(
             "note",
             "clipped-actions",
             f"acts: many lie exactly at the end of their range ({shares})",
             "they were probably clipped; the expert wanted more there, so expect the clone to act a little softer",
-        )
-
-
-def _repeated(demos: Demonstrations, obs: Mapping[str, np.ndarray]) -> Iterator[RawFinding]:
-    """The same observation again: with the same action a duplicate, with another a contradiction."""
-    n = len(demos)
-    seen: dict[bytes, tuple[int, bytes]] = {}
-    duplicates = contradictions = 0
-    first = -1
-    for i in range(n):
-        key = hashlib.blake2b(b"".join(array[i].tobytes() for array in obs.values()), digest_size=16).digest()
-        act = demos.acts[i].tobytes()
-        if key not in seen:
-            seen[key] = (i, act)
-        elif seen[key][1] == act:
-            duplicates += 1
-            first = i if first < 0 else first
-        else:
-            contradictions += 1
-    if duplicates > 0.01 * n:
-        yield (
-            "warning",
-            "duplicates",
-            f"{duplicates} of {n} steps repeat an earlier observation and action, first at {place(first, demos)}",
-            "keep one copy each: copies count double in training, and in a validation split they leak",
-        )
-    if contradictions > 0.01 * n:
-        yield (
-            "note",
-            "contradictions",
-            f"{contradictions} of {n} steps repeat an earlier observation with another action",
-            "the observation may lack what the expert saw (history, a goal); add it, or accept a stochastic clone",
         )
 
 

@@ -66,7 +66,7 @@ def check_finite(name: str, values: Observation, episode_offsets: np.ndarray, wh
         expected=f"finite values in `{name}`" + (f" of {where}" if where else ""),
         got=f"NaN or infinity in {len(rows)} rows, first in trajectory {episode}, step "
         f"{row - int(episode_offsets[episode])}{at}",
-        do=f"drop {listed}, or repair what wrote them; `understudy inspect` lists every step",
+        do=f"drop {listed}, or repair what wrote them; `understudy inspect` lists the steps",
     )
 
 

@@ -7,40 +7,18 @@ every check adds its findings, each with a severity and one thing to do.
 from __future__ import annotations
 
 import dataclasses
-import enum
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from understudy.data import _checks_of_actions, _checks_of_episodes, _checks_of_values
+from understudy.data import _checks_of_actions, _checks_of_copies, _checks_of_episodes, _checks_of_values
+from understudy.data._findings import Finding, Severity
 from understudy.data.demonstrations import BatchStream, Demonstrations
 from understudy.data.dict_obs import DictObs
 
-
-class Severity(enum.StrEnum):
-    """How bad it is."""
-
-    ERROR = "error"
-    """Training refuses it, or learns something false."""
-    WARNING = "warning"
-    """Training works, but probably not as meant."""
-    NOTE = "note"
-    """Worth knowing."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """One thing that was found."""
-
-    severity: Severity
-    code: str
-    """Stable name for programs, like ``nan-values``."""
-    what: str
-    """What was found, with figures and where."""
-    do: str
-    """What to do about it, in one line."""
+__all__ = ["Field", "Finding", "Inspection", "Severity", "Spread", "inspect_demonstrations", "observations"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +56,11 @@ class Inspection:
     @property
     def ok(self) -> bool:
         """No finding is an error."""
-        return all(finding.severity is not Severity.ERROR for finding in self.findings)
+        return self.count(Severity.ERROR) == 0
+
+    def count(self, severity: Severity) -> int:
+        """How many findings are so bad."""
+        return sum(finding.severity is severity for finding in self.findings)
 
 
 def inspect_demonstrations(
@@ -101,13 +83,10 @@ def inspect_demonstrations(
     demos = _unchecked(demonstrations)
     obs = observations(demos)
     findings = [
-        Finding(Severity(severity), code, what, do)
-        for check in (
-            _checks_of_values.findings(demos, obs, observation_space),
-            _checks_of_actions.findings(demos, obs, action_space),
-            _checks_of_episodes.findings(demos, obs),
-        )
-        for severity, code, what, do in check
+        *_checks_of_values.findings(demos, obs, observation_space),
+        *_checks_of_actions.findings(demos, action_space),
+        *_checks_of_episodes.findings(demos, obs),
+        *_checks_of_copies.findings(demos, obs),
     ]
     order = list(Severity)
     returns = demos.episode_returns()

@@ -21,8 +21,9 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from understudy.data.rollout import policy_to_callable
+from understudy.data.rollout import policy_in_a_loop
 from understudy.errors import ConfigError
+from understudy.evaluation.statistics import Interval, iqm, stratified_bootstrap
 from understudy.util.vec_env import make_vec_env
 
 
@@ -46,6 +47,31 @@ class EpisodeReturns:
         """Number of episodes, over all seeds."""
         return self.returns.size
 
+    def interval(
+        self,
+        statistic: Callable[..., Any] = iqm,
+        confidence: float = 0.95,
+        rng: np.random.Generator | None = None,
+    ) -> Interval:
+        """A statistic of the returns with its bootstrap interval; by default the interquartile mean.
+
+        Of one policy, episodes are resampled: the interval says how well its expected return is known. From
+        `evaluate_over_seeds`, each seed counts once with its mean return, and seeds are resampled: the interval says
+        how much training varies.
+
+        Args:
+            statistic: called as ``statistic(array, axis=-1)``, like ``iqm``, ``np.mean``, ``np.median``.
+            confidence: share of intervals that should cover the truth, in (0, 1). Below ten episodes (or seeds) fewer
+                do: the interval is too narrow then.
+            rng: None uses a generator seeded with 0, so that the same returns always give the same interval.
+
+        Raises:
+            DataError: a single episode (or seed) has no spread.
+            NonFiniteDataError: a return is NaN or infinite.
+        """
+        scores = self.returns if self.returns.ndim == 1 else self.returns.mean(axis=1)
+        return stratified_bootstrap(scores, statistic, confidence=confidence, rng=rng)
+
 
 def evaluate_returns(
     policy: Any,
@@ -64,9 +90,11 @@ def evaluate_returns(
     a ``VecNormalize`` keeps its statistics during the evaluation. The policy's training mode is left as it was.
 
     Args:
-        policy: a Stable-Baselines3 policy or algorithm, a callable ``obs -> actions`` or ``(obs, state,
-            episode_start) -> actions`` (or ``-> (actions, state)``), or None for random actions.
-        venv_or_env_id: environments to run in (they are reset and left open), or the id of one to build.
+        policy: a Stable-Baselines3 policy or algorithm, anything with such a ``.policy`` (a ``BC``), a callable
+            ``obs -> actions`` or ``(obs, state, episode_start) -> actions`` (or ``-> (actions, state)``), or None for
+            random actions.
+        venv_or_env_id: environments to run in (they are reset and left open), one environment, or the id of one to
+            build.
         n_episodes: at least 1.
         seed: decides environments, sampled actions and random actions; the generators that Stable-Baselines3 reads
             are put back afterwards. None seeds nothing.
@@ -75,13 +103,15 @@ def evaluate_returns(
         progress_bar: show episodes done and the time left.
 
     Raises:
-        ConfigError: ``n_episodes`` or ``n_envs`` below 1, or an environment that is not registered.
+        ConfigError: ``n_episodes`` or ``n_envs`` below 1, an environment that is not registered, or something that
+            cannot act or be acted in.
         SpaceMismatchError: the policy's spaces are not the environment's.
     """
     if n_episodes < 1 or n_envs < 1:
         raise ConfigError(
             "n_episodes and n_envs of at least 1", f"{n_episodes} and {n_envs}", "evaluate one episode or more"
         )
+    policy = _actor(policy)
     with _environments(venv_or_env_id, min(n_envs, n_episodes), seed) as venv, _undisturbed(policy, venv, seed):
         return _run(_acting(policy, venv, deterministic), venv, n_episodes, progress_bar)
 
@@ -126,7 +156,7 @@ def evaluate_over_seeds(
     for i, seed in enumerate(seeds):
         if isinstance(policies, Sequence):
             policy = policies[i]
-        elif isinstance(policies, (BasePolicy, BaseAlgorithm)):
+        elif isinstance(policies, BaseAlgorithm) or isinstance(_actor(policies), BasePolicy):
             policy = policies
         else:
             policy = policies(seed)
@@ -183,9 +213,15 @@ def _run(act: Callable[..., Any], venv: VecEnv, n_episodes: int, progress_bar: b
     )
 
 
+def _actor(policy: Any) -> Any:
+    """What acts: the policy of a trainer that holds one, else what was given."""
+    held = None if isinstance(policy, BaseAlgorithm) else getattr(policy, "policy", None)
+    return held if isinstance(held, BasePolicy) else policy
+
+
 def _acting(policy: Any, venv: VecEnv, deterministic: bool) -> Callable[..., Any]:
     """The policy as ``(obs, state, episode_start) -> (actions, state)``."""
-    act = policy_to_callable(policy, venv, deterministic_policy=deterministic and policy is not None)
+    act = policy_in_a_loop(policy, venv, deterministic and policy is not None)
 
     def with_state(obs: Any, state: Any, episode_start: Any) -> tuple[Any, Any]:
         answer: Any = act(obs, state, episode_start)
@@ -204,6 +240,12 @@ def _environments(venv_or_env_id: VecEnv | gym.Env[Any, Any] | str, n_envs: int,
             venv.close()
         return
     env = venv_or_env_id
+    if not isinstance(env, (VecEnv, gym.Env)):
+        raise ConfigError(
+            "environments (a VecEnv), one environment, or the id of one",
+            type(env).__name__,
+            "use make_vec_env('CartPole-v1', rng=rng), or pass the id itself",
+        )
     venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
     if seed is not None:
         venv.seed(seed)
@@ -244,6 +286,8 @@ def _undisturbed(policy: Any, venv: VecEnv, seed: int | None) -> Iterator[None]:
                 stack.callback(setattr, space, "_np_random", space.__dict__.get("_np_random"))
                 space.seed(seed)
         try:
+            if isinstance(network, BasePolicy):
+                network.set_training_mode(False)
             yield
         finally:
             for module, mode in zip(modules, modes, strict=True):

@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 _INK = "#010201"
 _MUTED = "#010202"
 _GRID = "#010203"
-_SERIES = {"random": "#010211", "expert": "#010212", "demonstrations": "#010212", "clone": "#010213"}
+_SERIES = {
+    "random": "#010211",
+    "expert": "#010212",
+    "demonstrations": "#010212",
+    "clone": "#010213",
+    "policy": "#010213",
+}
 _ACCENT = "#010213"
+_OTHER = "#010214"
 _SECOND = "#010212"
 _VARIABLES = {
     _INK: "var(--ink)",
@@ -32,6 +39,7 @@ _VARIABLES = {
     "#010211": "var(--random)",
     "#010212": "var(--expert)",
     "#010213": "var(--clone)",
+    _OTHER: "var(--other)",
 }
 _STYLE: Any = {
     "font.size": 9.5,
@@ -65,7 +73,8 @@ _STYLE: Any = {
     "savefig.facecolor": "none",
     "svg.fonttype": "none",
 }
-_WIDTH = 9.6  # inches over the whole width of the page
+WIDE = 9.6  # inches over the whole width of the page
+NARROW = 4.3  # inches over the width of a phone: text is as large as in the wide picture then
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -78,6 +87,8 @@ class Picture:
     caption: str
     svg: str
     wide: bool = True
+    narrow_svg: str = ""
+    """The same drawn for a phone, where ``svg`` would be too small to read."""
 
 
 def _styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -102,7 +113,9 @@ def _styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 @_styled
-def learning_curves(metrics: Sequence[Mapping[str, Any]], panels: Sequence[tuple[str, Sequence[str]]]) -> str | None:
+def learning_curves(
+    metrics: Sequence[Mapping[str, Any]], panels: Sequence[tuple[str, Sequence[str]]], width: float = WIDE
+) -> str | None:
     """One panel a quantity over steps; a panel's first key is drawn in the clone's colour, the second beside it.
 
     Panels without two logged points are left out; None when nothing is left.
@@ -112,10 +125,11 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], panels: Sequence[tuple
     drawn = [(title, lines) for title, lines in drawn if lines]
     if not drawn:
         return None
-    figure, axes = _figure(_WIDTH, 2.7, columns=len(drawn))
+    side_by_side = width > NARROW
+    figure, axes = _figure(width, 2.7 if side_by_side else 2.4 * len(drawn), len(drawn), side_by_side=side_by_side)
     for axis, (title, lines) in zip(axes, drawn, strict=True):
         for (key, steps, values), colour in zip(lines, (_ACCENT, _SECOND), strict=False):
-            label = key.rpartition("/")[2].replace("_", " ")
+            label = "held-out episodes" if "validation" in key else "training"
             axis.plot(steps, values, color=colour, label=label, marker="o" if len(steps) < 25 else "", markersize=3)
         axis.set_title(title)
         axis.set_xlabel("step")
@@ -126,13 +140,17 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], panels: Sequence[tuple
 
 
 @_styled
-def return_strips(returns: Mapping[str, Sequence[float]], intervals: Mapping[str, tuple[float, float, float]]) -> str:
+def return_strips(
+    returns: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, tuple[float, float, float]],
+    width: float = WIDE,
+) -> str:
     """Every episode as a dot, a row a policy, with the IQM and its interval (point, low, high) on top."""
     rows = list(returns)
-    figure, (axis,) = _figure(_WIDTH, 0.75 + 0.72 * len(rows))
+    figure, (axis,) = _figure(width, 0.75 + 0.72 * len(rows))
     rng = np.random.default_rng(0)
     for y, name in enumerate(rows):
-        colour = _SERIES.get(name, _ACCENT)
+        colour = _SERIES.get(name, _OTHER)
         values = np.asarray(returns[name], dtype=float)
         axis.scatter(
             values, y + rng.uniform(-0.24, 0.24, len(values)), s=15, color=colour, alpha=0.38, linewidths=0, zorder=2
@@ -140,8 +158,8 @@ def return_strips(returns: Mapping[str, Sequence[float]], intervals: Mapping[str
         point, low, high = intervals[name]
         axis.plot([low, high], [y, y], color=colour, linewidth=5, zorder=3)
         axis.plot([point], [y], "o", color=colour, markersize=9, markeredgecolor=_INK, markeredgewidth=1.2, zorder=4)
-    axis.set_yticks(range(len(rows)), rows, fontsize=11)
-    axis.tick_params(axis="y", labelcolor=_INK, pad=10)
+    axis.set_yticks(range(len(rows)), rows, fontsize=11 if width > NARROW else 9.5)
+    axis.tick_params(axis="y", labelcolor=_INK, pad=10 if width > NARROW else 4)
     axis.set_ylim(len(rows) - 0.45, -0.55)
     axis.grid(visible=False, axis="y")
     axis.grid(visible=True, axis="x")
@@ -151,9 +169,9 @@ def return_strips(returns: Mapping[str, Sequence[float]], intervals: Mapping[str
 
 
 @_styled
-def error_by_step(curve: Mapping[str, Sequence[float | None]], unit: str) -> str:
+def error_by_step(curve: Mapping[str, Sequence[float | None]], unit: str, width: float = WIDE) -> str:
     """The mean error with its band; ``curve`` holds steps, mean, low and high."""
-    figure, (axis,) = _figure(_WIDTH, 2.7)
+    figure, (axis,) = _figure(width, 2.7)
     steps, mean, low, high = (np.asarray(curve[key], dtype=float) for key in ("steps", "mean", "low", "high"))
     axis.fill_between(steps, low, high, color=_ACCENT, alpha=0.18, linewidth=0)
     axis.plot(steps, mean, color=_ACCENT)
@@ -167,7 +185,7 @@ def error_by_step(curve: Mapping[str, Sequence[float | None]], unit: str) -> str
 
 @_styled
 def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """Rows: what the expert did; columns: what the clone would do; shade: share of the row."""
+    """Rows: what was recorded; columns: what the clone would do; shade: share of the row."""
     table = np.asarray(counts, dtype=float)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     n = len(labels)
@@ -177,13 +195,13 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
         for column in range(n):
             share = shares[row, column]
             colour = _SERIES["expert"] if row == column else _ACCENT
-            axis.add_patch(_rectangle((column - 0.47, row - 0.47), 0.94, 0.94, colour, 0.06 + 0.66 * share))
+            axis.add_patch(_rectangle((column - 0.47, row - 0.47), 0.94, 0.94, colour, 0.06 + 0.4 * share))
             if n <= 12:
                 text = f"{100 * share:.1f} %" if n <= 6 else f"{100 * share:.0f}"
                 axis.text(column, row, text, ha="center", va="center", fontsize=10 if n <= 6 else 8)
                 if n <= 4:
                     count = f"{int(table[row, column]):,}".replace(",", "\u202f")
-                    axis.text(column, row + 0.24, count, ha="center", va="center", fontsize=8, color=_MUTED)
+                    axis.text(column, row + 0.24, count, ha="center", va="center", fontsize=8)
     axis.set_xlim(-0.5, n - 0.5)
     axis.set_ylim(n - 0.5, -0.5)
     axis.set_aspect("equal")
@@ -194,8 +212,8 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     axis.grid(visible=False)
     axis.spines["bottom"].set_visible(False)
     axis.set_xlabel("clone")
-    axis.set_ylabel("expert")
-    return _to_svg(figure, "actions of expert and clone")
+    axis.set_ylabel("recorded")
+    return _to_svg(figure, "recorded actions and the clone's")
 
 
 @_styled
@@ -203,18 +221,18 @@ def scatter(recorded: Sequence[Sequence[float]], predicted: Sequence[Sequence[fl
     """Recorded against predicted action, a panel a component (the first few)."""
     x, y = np.asarray(recorded, dtype=float), np.asarray(predicted, dtype=float)
     n_panels = min(n_panels, x.shape[1])
-    figure, axes = _figure(min(_WIDTH, 4.2 * n_panels), 3.9 if n_panels == 1 else _WIDTH / n_panels, columns=n_panels)
+    figure, axes = _figure(min(WIDE, 4.2 * n_panels), 3.9 if n_panels == 1 else WIDE / n_panels, n_panels)
     for i, axis in enumerate(axes):
         low, high = float(min(x[:, i].min(), y[:, i].min())), float(max(x[:, i].max(), y[:, i].max()))
         axis.plot([low, high], [low, high], color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
         axis.scatter(x[:, i], y[:, i], s=8, color=_ACCENT, alpha=0.3, linewidths=0)
         axis.grid(visible=True, axis="x")
         axis.set_aspect("equal", adjustable="datalim")
-        axis.set_xlabel("expert")
+        axis.set_xlabel("recorded")
         axis.set_ylabel("clone" if i == 0 else "")
         if n_panels > 1:
             axis.set_title(f"component {i}")
-    return _to_svg(figure, "actions of expert and clone")
+    return _to_svg(figure, "recorded actions and the clone's")
 
 
 def _series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
@@ -230,12 +248,13 @@ def _rectangle(corner: tuple[float, float], width: float, height: float, colour:
     )
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def _figure(width: float, height: float, n_panels: int = 1, *, side_by_side: bool = True) -> tuple[Figure, list[Axes]]:
     """A figure of its own: pyplot would keep state between reports."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+    rows, columns = (1, n_panels) if side_by_side else (n_panels, 1)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def _to_svg(figure: Figure, label: str) -> str:
@@ -249,10 +268,12 @@ def _to_svg(figure: Figure, label: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns:xlink="[^"]*"| xmlns="[^"]*"| version="1.1"', "", svg).replace("xlink:href", "href")
-    prefix = re.sub(r"\W+", "-", label)  # several pictures share one page: their ids must not meet
+    prefix = re.sub(r"\W+", "-", label) + (
+        "-narrow" if figure.get_figwidth() == NARROW else ""
+    )  # several pictures share one page: their ids must not meet
     svg = re.sub(r'id="([^"]+)"', rf'id="{prefix}-\1"', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\1{prefix}-", svg)
-    width = float(figure.get_figwidth()) / _WIDTH * 100
+    width = float(figure.get_figwidth()) / WIDE * 100
     svg = re.sub(
         r'<svg width="[^"]*" height="[^"]*"',
         f'<svg role="img" aria-label="{html.escape(label)}" style="width:{width:.0f}%"',

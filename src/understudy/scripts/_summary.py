@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from understudy.evaluation.statistics import Interval, iqm, stratified_bootstrap
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+MANY_EPISODES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,22 @@ def summarise_all(returns: Mapping[str, Mapping[str, Any]]) -> list[Summary]:
     return [summarise(name, row["returns"], row["lengths"]) for name, row in returns.items()]
 
 
+def few_episodes(rows: Sequence[Summary]) -> list[str]:
+    """A warning, if there is a row whose interval claims too much."""
+    few = [f"{row.name}: {row.episodes}" for row in rows if row.episodes < MANY_EPISODES]
+    if not few:
+        return []
+    return [
+        f"Fewer than {MANY_EPISODES} episodes ({', '.join(few)}): intervals from so few are too narrow to trust; 100 "
+        "give useful ones."
+    ]
+
+
+def counted(n: int, noun: str) -> str:
+    """``1 epoch``, ``2 epochs``."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def number(value: float) -> str:
     """Short and without surprises: 500, 497.3, 0.0142, −1 432."""
     if not math.isfinite(value):
@@ -81,11 +99,11 @@ def print_table(rows: list[Summary], console: Console, title: str) -> None:
 
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
     table.add_column("policy", overflow="fold")
-    table.add_column("IQM", justify="right", style="bold")
-    table.add_column("95 % interval", justify="right")
-    table.add_column("mean ± std", justify="right")
-    table.add_column("steps", justify="right")
-    table.add_column("episodes", justify="right")
+    table.add_column("IQM", justify="right", style="bold", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    table.add_column("mean ± std", justify="right", no_wrap=True)
+    table.add_column("steps", justify="right", no_wrap=True)
+    table.add_column("episodes", justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.name,

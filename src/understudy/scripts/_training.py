@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from understudy.scripts._parts import Environment, Evaluation, environment_closed, record, say
+from rich.markup import escape
+
+from understudy.scripts._parts import Environment, Evaluation, environment_closed, say
 from understudy.scripts._run_folder import RunFolder
-from understudy.scripts._summary import print_table, summarise_all
+from understudy.scripts._sources import episodes, record
+from understudy.scripts._summary import counted, few_episodes, print_table, summarise_all
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -50,25 +55,41 @@ def evaluate_all(
 
 
 def compare_actions(
-    clone: Any, expert: Any, environment: Environment, demos: Demonstrations, seed: int
+    clone: Any,
+    teacher: Any,
+    environment: Environment,
+    demos: Demonstrations,
+    held_out: Sequence[int],
+    seed: int,
 ) -> dict[str, Any]:
-    """``action_error`` and ``actions`` of ``results.json``: on fresh episodes of the expert, else on the data."""
+    """``action_error`` and ``actions`` of ``results.json``.
+
+    Against the teacher where it is at hand, on fresh episodes of it; else against what was recorded, on the held-out
+    episodes if there are any.
+    """
     import numpy as np
 
     from understudy.evaluation.action_error import action_errors, error_curve
 
+    compared: Any
     with environment_closed(environment, seed) as venv:
         action_space: gym.Space[Any] = venv.action_space
-        if expert is None:
-            compared, source = demos, "training episodes"
+        if teacher is not None:
+            compared, source = record(teacher, venv, _FRESH_EPISODES, seed), "fresh expert episode"
+        elif len(held_out):
+            compared, source = episodes(demos, np.array(held_out)), "held-out episode"
         else:
-            compared, source = record(expert, venv, _FRESH_EPISODES, seed), "fresh expert episodes"
+            compared, source = demos, "training episode"
     errors = action_errors(clone, compared, action_space)
     curve = error_curve(errors.per_step)
     return {
         "action_error": {
             "unit": errors.unit,
-            "source": source,
+            "against": "demonstrations" if teacher is None else "expert",
+            "source": source + "s",
+            "measured_on": counted(len(errors.per_step), source)
+            if demos.episodes_known or teacher is not None
+            else "all training steps, taken as one episode",
             "episodes": len(errors.per_step),
             "overall": float(np.nanmean(errors.per_step)),
             "steps": curve.steps,
@@ -108,5 +129,9 @@ def conclude(folder: RunFolder, results: dict[str, Any], console: Console, paths
         console.print()
         print_table(rows, console, "Returns of whole episodes")
         console.print()
+        for note in (*results.get("notes", ()), *few_episodes(rows)):
+            say(console, "note", note)
     for label, path in {**paths, "report": report}.items():
-        say(console, label, f"[bold]{path}[/bold]")
+        say(console, label, f"[bold]{escape(str(path))}[/bold]")
+    if importlib.util.find_spec("matplotlib") is None:
+        say(console, "pictures", escape("none in the report without matplotlib: pip install 'understudy[plots]'"))

@@ -12,10 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +95,12 @@ def _overview(args: Sequence[str]) -> int:
     if rest and rest[0] not in ("-h", "--help", "help"):
         from understudy.errors import ConfigError
 
-        asked = " ".join(args[: 2 if family else 1])
-        close = difflib.get_close_matches(asked, VERBS, n=1)
+        close = _meant(args)
         _explain(
             ConfigError(
                 f"a verb: {', '.join(VERBS)}",
-                repr(asked),
-                f"understudy {close[0]}" if close else "understudy --help",
+                repr(" ".join(args[: 2 if family else 1])),
+                f"understudy {close}" if close else "understudy --help",
             )
         )
         return 2
@@ -120,6 +116,17 @@ def _overview(args: Sequence[str]) -> int:
     console.print(table)
     console.print("\nStart with [bold]understudy demo[/bold]. Every verb explains its options: understudy VERB --help")
     return 0
+
+
+def _meant(args: Sequence[str]) -> str | None:
+    """The verb that was probably meant by the first words."""
+    words = [word for word in args[:2] if not word.startswith("-")]
+    families = {name.partition(" ")[0] for name in VERBS}
+    for asked, choices in ((" ".join(words), VERBS), (args[0], [*VERBS, *families])):
+        close = difflib.get_close_matches(asked, choices, n=1, cutoff=0.7)
+        if close:
+            return close[0]
+    return None
 
 
 def _explain(error: Any) -> None:

@@ -6,9 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from understudy.scripts._parts import DemonstrationSource, Environment, Evaluation
+from understudy.scripts._cloning import Length
+from understudy.scripts._parts import Environment, Evaluation
 from understudy.scripts._run_folder import RunFolder, default_path
-from understudy.scripts.train_bc import Length, TrainBC, clone
+from understudy.scripts._sources import DemonstrationSource
+from understudy.scripts.train_bc import TrainBC, clone
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,9 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from understudy.scripts._parts import Compute, Environment, Evaluation, environment_closed, load_any_policy
+from understudy.errors import ConfigError
+from understudy.scripts._parts import Compute, Environment, Evaluation, check_seed, environment_closed
+from understudy.scripts._policies import load_any_policy
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,10 +44,13 @@ class Evaluate:
     def run(self, console: Console) -> int:
         """Evaluate and print."""
         from understudy.scripts._run_folder import plain
-        from understudy.scripts._summary import print_table, summarise_all
+        from understudy.scripts._summary import few_episodes, print_table, summarise_all
         from understudy.scripts._training import evaluate_all
 
+        check_seed(self.seed)
         self.evaluation.check()
+        if not self.policy:
+            raise ConfigError("at least one --policy", "none", "pass for example --policy random bundled")
         with environment_closed(self.environment, self.seed) as venv, self.compute.limited(venv):
             policies = {
                 name: None if name == "random" else load_any_policy(name, venv, self.environment)
@@ -64,4 +69,6 @@ class Evaluate:
             print(json.dumps(plain(answer), allow_nan=False))
         else:
             print_table(rows, console, f"Returns in {self.environment.env_id}")
+            for note in few_episodes(rows):
+                console.print(note, style="dim", highlight=False)
         return 0

@@ -6,8 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from understudy.scripts._parts import Compute, Environment, environment_closed, load_any_policy, record, say
+from understudy.scripts._parts import Compute, Environment, at_least, check_seed, environment_closed, say
+from understudy.scripts._policies import load_any_policy
 from understudy.scripts._run_folder import default_path
+from understudy.scripts._sources import record
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,8 +50,8 @@ class Rollout:
         from understudy.scripts._summary import number, print_table, summarise
 
         path = self.out or default_path("rollout", self.environment.env_id)
-        if self.n_episodes < 1:
-            raise ConfigError("n_episodes of at least 1", str(self.n_episodes), "record one episode or more")
+        check_seed(self.seed)
+        at_least(1, n_episodes=self.n_episodes)
         if path.exists():
             raise ConfigError("a path that is free", f"{path}, which exists", "choose another --out")
         with environment_closed(self.environment, self.seed) as venv, self.compute.limited(venv):

@@ -6,100 +6,37 @@ import dataclasses
 import hashlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from understudy.errors import ConfigError
-from understudy.scripts._parts import (
-    Compute,
-    DemonstrationSource,
-    Environment,
-    Evaluation,
-    Expert,
-    data_facts,
-    environment_closed,
-    say,
-)
+from rich.markup import escape
+
+from understudy.scripts._cloning import Cloning, Length, make_trainer
+from understudy.scripts._parts import Compute, Environment, Evaluation, check_seed, environment_closed, say
+from understudy.scripts._policies import Expert
 from understudy.scripts._run_folder import RunFolder, default_path
+from understudy.scripts._sources import DemonstrationSource, data_facts, doctors_line
+from understudy.scripts._summary import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.policies import BasePolicy
 
-    from understudy.algorithms.bc import BC
+    from understudy.algorithms.bc import BC, BCResult
     from understudy.data.demonstrations import Demonstrations
     from understudy.scripts._training import Seeds
-
-_DEFAULT_EPOCHS = 10
-_DEFAULT_NET = (32, 32)  # FeedForward32Policy's
-
-
-@dataclasses.dataclass(frozen=True)
-class Cloning:
-    """The loss and its optimiser."""
-
-    batch_size: int = 32
-    """Samples in an update."""
-
-    minibatch_size: int | None = None
-    """Samples whose gradients are computed together and accumulated to a batch: less memory, the same result."""
-
-    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
-    """Which torch optimiser; Adam alone has the fastest path."""
-
-    learning_rate: float | None = None
-    """Step size. None takes the optimiser's own default (0.001 for Adam)."""
-
-    ent_weight: float = 1e-3
-    """Weight of the entropy bonus, which keeps the clone from being surer than its data."""
-
-    l2_weight: float = 0.0
-    """Weight of the penalty on squared weights."""
-
-    max_grad_norm: float | None = None
-    """Longest gradient; longer ones are scaled down to it. None does not clip."""
-
-    net_arch: tuple[int, ...] = _DEFAULT_NET
-    """Units of each hidden layer; for images, those behind the convolutional network."""
-
-    normalize: bool = False
-    """Normalise observations by their running mean and variance; worth it when their scales differ."""
-
-    device: str = "auto"
-    """Where to train: auto, cpu, cuda, cuda:1, …"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Length:
-    """How long to train."""
-
-    n_epochs: int | None = None
-    """Passes over the data (10 if neither this nor n-batches is given)."""
-
-    n_batches: int | None = None
-    """Updates, instead of n-epochs."""
-
-    validation_fraction: float = 0.0
-    """Share of the episodes kept apart to measure the loss on unseen data, in [0, 1)."""
-
-    patience: int | None = None
-    """Stop after so many epochs without a better validation loss. None goes on to the end."""
-
-    log_interval: int | None = None
-    """Updates between two points of the learning curve. None: 500, or less where that gives fewer than 60 points."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainBC:
     """Clone an expert's behaviour from demonstrations (behavioural cloning).
 
-    Learns by maximum likelihood to do what the expert did, then compares random actions, expert and clone. Without
-    further options an environment with a bundled expert needs nothing else:
+    Learns by maximum likelihood to do what the expert did, then compares random actions, expert and clone. An
+    environment with a bundled expert needs nothing else:
 
         understudy train bc CartPole-v1
 
-    Your own data: a .npz with obs, acts and episode_ends. Look at it first with `understudy inspect PATH`.
+    Your own data: a .npz with obs, acts and episode_ends. Look at it first with `understudy inspect PATH`. The clone
+    is compared with your demonstrations then, and with a bundled expert only if --expert bundled asks for it.
 
         understudy train bc Pendulum-v1 --demonstrations mine.npz
     """
@@ -133,168 +70,151 @@ def clone(options: TrainBC, folder: RunFolder, console: Console) -> int:
     Returns:
         0, or 130 if training was interrupted; the clone so far is saved then.
     """
+    from understudy.algorithms._early_stopping import check_split
     from understudy.scripts._training import Seeds
 
-    options.evaluation.check()
-    if options.length.n_epochs is not None and options.length.n_batches is not None:
-        raise ConfigError("one of n-epochs and n-batches", "both", "leave one out")
+    check_seed(options.seed)
+    for part in (options.length, options.source, options.evaluation, options.compute, options.cloning):
+        part.check()
     seeds = Seeds.spawn(options.seed)
-    environment = options.environment
-    say(console, "environment", f"[bold]{environment.env_id}[/bold]")
+    environment, source = options.environment, options.source
     with environment_closed(environment, seeds.demonstrations) as venv, options.compute.limited(venv):
-        expert = options.expert.load(environment, venv)
+        say(console, "environment", f"[bold]{environment.env_id}[/bold]")
+        expert = options.expert.load(environment, venv, own_data=source.own)
         with console.status("recording or reading demonstrations"):
-            demos = options.source.load(environment, expert, venv, seeds.demonstrations)
-        origin = options.source.demonstrations
-        facts = data_facts(demos, "rolled out by the expert" if origin == "expert" else origin)
-        say(console, "demonstrations", f"{facts['episodes']} episodes, {facts['transitions']} steps, {facts['source']}")
-        trainer = _trainer(options, demos, venv, seeds.training)
+            demos = source.load(environment, expert, venv, seeds.demonstrations)
+            doctor = doctors_line(demos, venv, source, environment.env_id)
+        facts = data_facts(demos, source.demonstrations if source.own else "rolled out by the expert")
+        size = f"{counted(facts['episodes'], 'episode')}, {counted(facts['transitions'], 'step')}"
+        say(console, "demonstrations", f"{size}, {escape(facts['source'])}")
+        if doctor is not None:
+            say(console, "data doctor", f"[yellow]{escape(doctor)}[/yellow]")
+        trainer = make_trainer(options.cloning, demos, venv, seeds.training)
+        check_split(demos, options.length.validation_fraction)
         with folder:
-            folder.save_config(data=facts)
-            return _train_and_show(options, trainer, expert, demos, seeds, folder, console)
+            used = _used(options, trainer, expert, demos)
+            spaces = {"observation": str(venv.observation_space), "action": str(venv.action_space)}
+            hardware = {**folder.config["hardware"], "device": used["cloning"]["device"]}
+            folder.save_config(data=facts, used=used, spaces=spaces, hardware=hardware)
+            return _Run(options, trainer, expert, demos, seeds, folder, console).show()
 
 
-def _train_and_show(
-    options: TrainBC,
-    trainer: BC,
-    expert: BasePolicy | None,
-    demos: Demonstrations,
-    seeds: Seeds,
-    folder: RunFolder,
-    console: Console,
-) -> int:
-    from understudy.scripts._metrics import metrics_logger
-    from understudy.scripts._training import compare_actions, conclude, evaluate_all
-
-    trainer.logger = logger = metrics_logger(folder.path)
-    try:
-        interrupted, seconds = _train(options, trainer, len(demos))
-    finally:
-        logger.close()
-    policy_path = folder.path / "policy" / "policy.safetensors"
-    trainer.save_policy(policy_path)
-    folder.save_config(policy_sha256=hashlib.sha256(policy_path.read_bytes()).hexdigest())
-    results: dict[str, Any] = {"training_seconds": seconds, "training_note": _note(options, interrupted)}
-    if interrupted:
-        folder.save_config(status="interrupted")
-        say(console, "interrupted", f"after {seconds:.1f} s; the clone so far is saved, not evaluated")
-        conclude(folder, results, console, {"policy": policy_path})
-        return 130
-    policies = {"random": None, **({} if expert is None else {"expert": expert}), "clone": trainer.policy}
-    returns = evaluate_all(
-        policies, options.environment, options.evaluation, seeds.evaluation, progress_bar=options.progress_bar
-    )
-    shown = demos.episode_returns()
-    if expert is None and shown is not None and demos.episodes_known:
-        row = {"returns": shown, "lengths": demos.episode_lengths}
-        returns = {"random": returns["random"], "demonstrations": row, "clone": returns["clone"]}
-    actions = compare_actions(trainer.policy, expert, options.environment, demos, seeds.fresh)
-    conclude(folder, {**results, "returns": returns, **actions}, console, {"policy": policy_path})
-    return 0
-
-
-def _train(options: TrainBC, trainer: BC, n_transitions: int) -> tuple[bool, float]:
-    """Whether Ctrl-C ended it, and the seconds it took."""
-    start = time.perf_counter()
-    interrupted = False
-    try:
-        trainer.train(
-            n_epochs=_n_epochs(options.length),
-            n_batches=options.length.n_batches,
-            log_interval=_log_interval(options, n_transitions),
-            progress_bar=options.progress_bar,
-            validation_fraction=options.length.validation_fraction,
-            patience=options.length.patience,
-        )
-    except KeyboardInterrupt:
-        interrupted = True
-    return interrupted, time.perf_counter() - start
-
-
-def _trainer(options: TrainBC, demos: Demonstrations, venv: VecEnv, seed: int) -> BC:
-    import numpy as np
+def _used(options: TrainBC, trainer: BC, expert: BasePolicy | None, demos: Demonstrations) -> dict[str, Any]:
+    """What stood for the options that were left open, in the options' own structure."""
     import torch
 
-    from understudy.algorithms.bc import BC
-    from understudy.scripts._metrics import silent_logger
-
     cloning = options.cloning
-    optimizers = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "sgd": torch.optim.SGD,
-        "rmsprop": torch.optim.RMSprop,
+    return {
+        "source": {"n_demonstrations": demos.n_episodes},
+        "expert": {"expert": "none" if expert is None else options.expert.expert.replace("auto", "bundled")},
+        "cloning": {
+            "device": str(trainer.policy.device),
+            "learning_rate": trainer.optimizer.param_groups[0]["lr"],
+            "minibatch_size": cloning.minibatch_size or cloning.batch_size,
+        },
+        "length": {
+            "n_epochs": options.length.epochs,
+            "log_interval": options.length.interval(len(demos), cloning.batch_size),
+        },
+        "compute": {"threads": torch.get_num_threads()},
     }
-    lr = {} if cloning.learning_rate is None else {"lr": cloning.learning_rate}
-    return BC(
-        observation_space=venv.observation_space,
-        action_space=venv.action_space,
-        rng=np.random.default_rng(seed),
-        policy=_policy(cloning, venv, seed),
-        demonstrations=demos,  # the door passes its own type through
-        batch_size=cloning.batch_size,
-        minibatch_size=cloning.minibatch_size,
-        optimizer_cls=optimizers[cloning.optimizer],
-        optimizer_kwargs=lr,
-        ent_weight=cloning.ent_weight,
-        l2_weight=cloning.l2_weight,
-        max_grad_norm=cloning.max_grad_norm,
-        device=cloning.device,
-        custom_logger=silent_logger(),
-    )
 
 
-def _policy(cloning: Cloning, venv: VecEnv, seed: int) -> ActorCriticPolicy | None:
-    """None, so that BC makes its own, unless options or image observations ask for another network."""
-    from gymnasium import spaces
-    from stable_baselines3.common.preprocessing import is_image_space
-    from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A run whose options and data are in order."""
 
-    from understudy.errors import UnsupportedSpaceError
-    from understudy.policies.base import FeedForward32Policy, NormalizeFeaturesExtractor
-    from understudy.policies.serialize import channels_first
-    from understudy.util.seeding import torch_seeded
+    options: TrainBC
+    trainer: BC
+    expert: BasePolicy | None
+    demos: Demonstrations
+    seeds: Seeds
+    folder: RunFolder
+    console: Console
 
-    space = channels_first(venv.observation_space) or venv.observation_space
-    images = is_image_space(space)
-    extractor: type[BaseFeaturesExtractor] = NatureCNN if images else FlattenExtractor
-    if isinstance(space, spaces.Dict):
-        extractor = CombinedExtractor
-    if cloning.normalize:
-        if extractor is not FlattenExtractor:
-            raise UnsupportedSpaceError("plain observations with --normalize", str(space), "leave --normalize out")
-        extractor = NormalizeFeaturesExtractor
-    if cloning.net_arch == _DEFAULT_NET and not cloning.normalize and not images:
-        return None
-    import numpy as np
+    def show(self) -> int:
+        """Train, save, evaluate, report; returns the exit code."""
+        from understudy.scripts._training import conclude
 
-    with torch_seeded(np.random.default_rng(seed)):  # SB3 draws initial weights from the global generator
-        return FeedForward32Policy(
-            space,
-            venv.action_space,
-            lambda _: 1e-3,
-            net_arch=list(cloning.net_arch),
-            features_extractor_class=extractor,
+        start = time.perf_counter()
+        trained = self._train()
+        seconds = time.perf_counter() - start
+        policy_path = self.folder.path / "policy" / "policy.safetensors"
+        self.trainer.save_policy(policy_path)
+        self.folder.save_config(policy_sha256=hashlib.sha256(policy_path.read_bytes()).hexdigest())
+        batch_size = self.options.cloning.batch_size
+        n_epochs = None if trained is None else trained.fit.n_epochs
+        results: dict[str, Any] = {
+            "training_seconds": seconds,
+            "training_note": self.options.length.note(batch_size, n_epochs),
+        }
+        if trained is None:
+            self.folder.save_config(status="interrupted")
+            say(self.console, "interrupted", f"after {seconds:.1f} s; the clone so far is saved, not evaluated")
+            conclude(self.folder, results, self.console, {"policy": policy_path})
+            return 130
+        if trained.held_out_episodes:
+            results["validation"] = {
+                "neglogp": trained.validation_neglogp,
+                "best_epoch": trained.best_epoch,
+                "batches_an_epoch": self._batches_an_epoch(trained),
+            }
+        conclude(self.folder, {**results, **self._compared(trained)}, self.console, {"policy": policy_path})
+        return 0
+
+    def _train(self) -> BCResult | None:
+        """None if Ctrl-C ended it."""
+        from understudy.scripts._metrics import metrics_logger
+
+        length = self.options.length
+        interval = length.interval(len(self.demos), self.options.cloning.batch_size)
+        self.trainer.logger = logger = metrics_logger(self.folder.path)
+        try:
+            result = self.trainer.train(
+                n_epochs=length.epochs,
+                n_batches=length.n_batches,
+                log_interval=interval,
+                progress_bar=self.options.progress_bar,
+                validation_fraction=length.validation_fraction,
+                patience=length.patience,
+            )
+            if result.validation_neglogp:  # logged with the next batch, and after the last epoch there is none
+                logger.record("bc/batch", result.fit.n_batches)
+                logger.record("bc/validation_neglogp", result.validation_neglogp[-1])
+                logger.dump(-(-result.fit.n_batches // interval))
+        except KeyboardInterrupt:
+            return None
+        finally:
+            logger.close()
+        return result
+
+    def _batches_an_epoch(self, trained: BCResult) -> int:
+        held_out = int(self.demos.episode_lengths[list(trained.held_out_episodes)].sum())
+        return -(-(len(self.demos) - held_out) // self.options.cloning.batch_size)
+
+    def _compared(self, trained: BCResult) -> dict[str, Any]:
+        """Returns and actions beside those of whoever demonstrated; others who were asked for get a row only."""
+        from understudy.scripts._training import compare_actions, evaluate_all
+
+        options, demos, own = self.options, self.demos, self.options.source.own
+        name = options.expert.name(own_data=own)
+        policies = {
+            "random": None,
+            **({} if self.expert is None else {name: self.expert}),
+            "clone": self.trainer.policy,
+        }
+        returns = evaluate_all(
+            policies, options.environment, options.evaluation, self.seeds.evaluation, progress_bar=options.progress_bar
         )
-
-
-def _n_epochs(length: Length) -> int | None:
-    return _DEFAULT_EPOCHS if length.n_epochs is None and length.n_batches is None else length.n_epochs
-
-
-def _log_interval(options: TrainBC, n_transitions: int) -> int:
-    if options.length.log_interval is not None:
-        return options.length.log_interval
-    n_batches = options.length.n_batches
-    if n_batches is None:
-        n_batches = (_n_epochs(options.length) or 1) * -(-n_transitions // options.cloning.batch_size)
-    return max(1, min(500, n_batches // 60))
-
-
-def _note(options: TrainBC, interrupted: bool) -> str:
-    length = options.length
-    if interrupted:
-        return "interrupted"
-    if length.n_batches is not None:
-        return f"{length.n_batches} updates of {options.cloning.batch_size} samples"
-    return f"{_n_epochs(length)} epochs, batches of {options.cloning.batch_size}"
+        earned = demos.episode_returns()
+        if own and earned is not None and demos.episodes_known:
+            shown = {"returns": earned, "lengths": demos.episode_lengths}
+            returns = {"random": returns.pop("random"), "demonstrations": shown, **returns}
+        notes = []
+        if own and self.expert is not None:
+            notes.append(f"The {name} is shown for comparison: it did not give the demonstrations.")
+        teacher = None if own else self.expert
+        actions = compare_actions(
+            self.trainer.policy, teacher, options.environment, demos, trained.held_out_episodes, self.seeds.fresh
+        )
+        return {"returns": returns, "notes": notes, **actions}

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from understudy.errors import ConfigError
-from understudy.scripts._parts import Compute, Environment, Evaluation, environment_closed, say
+from understudy.errors import ConfigError, UnderstudyError
+from understudy.scripts._parts import Compute, Environment, Evaluation, at_least, check_seed, environment_closed, say
 from understudy.scripts._run_folder import RunFolder, default_path
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from stable_baselines3.common.vec_env import VecEnv
 
     from understudy.rl.recipes import Recipe
 
@@ -94,11 +96,16 @@ class TrainRL:
 
     def run(self, console: Console) -> int:
         """Train, evaluate, report; returns the exit code."""
+        check_seed(self.seed)
+        at_least(1, total_timesteps=self.total_timesteps, n_envs=self.n_envs)
         self.evaluation.check()
+        self.compute.check()
         recipe = self.recipe()
         path = self.out or default_path("rl", recipe.env_id)
         folder = RunFolder(path, verb="train rl", options=self, seed=recipe.seed)
-        with environment_closed(Environment(env_id=recipe.env_id, n_envs=1), 0) as venv, self.compute.limited(venv):
+        environment = Environment(env_id=recipe.env_id, n_envs=recipe.n_envs)
+        with environment_closed(environment, 0) as venv, self.compute.limited(venv):
+            _check_hyperparameters(recipe, venv)
             return _train(self, recipe, folder, console)
 
 
@@ -146,6 +153,24 @@ def _train(options: TrainRL, recipe: Recipe, folder: RunFolder, console: Console
         )
         conclude(folder, results, console, paths)
         return 0
+
+
+def _check_hyperparameters(recipe: Recipe, venv: VecEnv) -> None:
+    """Raise ConfigError for what the algorithm's constructor refuses, before there is a folder."""
+    from understudy.rl.training import build_learner
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the learner that is trained will say them
+            build_learner(recipe, venv)
+    except UnderstudyError:
+        raise
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(
+            f"arguments that {recipe.algo.upper()} takes",
+            f"{type(error).__name__}: {error}",
+            "correct --set; the arguments are those of the Stable-Baselines3 class",
+        ) from error
 
 
 def _assignment(text: str) -> tuple[str, Any]:
