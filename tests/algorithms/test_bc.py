@@ -538,6 +538,8 @@ def test_after_training_the_policy_is_an_ordinary_one(tmp_path: Path) -> None:
     obs, _ = linear_expert(10)
     expected, _ = policy.predict(obs, deterministic=True)
     policy.save(str(tmp_path / "policy"))
+    loaded = type(policy).load(str(tmp_path / "policy"))
+    assert (loaded.predict(obs, deterministic=True)[0] == expected).all()
     trainer.save_policy(tmp_path / "clone.safetensors")
     again = bc.reconstruct_policy(str(tmp_path / "clone.safetensors"))
     assert (again.predict(obs, deterministic=True)[0] == expected).all()
@@ -671,6 +673,13 @@ def test_a_diverging_run_stops_with_the_last_finite_parameters(closed: bool) -> 
 def test_nothing_to_learn_from(nothing: Any) -> None:
     with pytest.raises(EmptyDataError):
         make_bc(nothing)
+
+
+def test_a_layer_replaced_behind_the_optimisers_back_is_noticed() -> None:
+    trainer = make_bc(arrays(8))
+    trainer.policy.action_net = torch.nn.Linear(32, 2)
+    with pytest.raises(ConfigError, match=r"action_net\.weight"):
+        trainer.train(n_epochs=1, progress_bar=False)
 
 
 def test_training_without_demonstrations_says_what_to_do() -> None:

@@ -111,6 +111,18 @@ def check_optimizer(optimizer_cls: type[torch.optim.Optimizer]) -> None:
         )
 
 
+def check_covered(policy: ActorCriticPolicy, optimizer: torch.optim.Optimizer) -> None:
+    """A layer put into the policy after the optimiser was made would never learn, and nobody would notice."""
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    strangers = [name for name, p in policy.named_parameters() if p.requires_grad and id(p) not in known]
+    if strangers:
+        raise ConfigError(
+            expected="the parameters that the policy had when BC was made",
+            got=f"new ones that the optimiser does not know: {', '.join(strangers[:4])}",
+            do="change the policy's layers first, then make BC with policy=…",
+        )
+
+
 def check_batch_norm(policy: ActorCriticPolicy, n_rows: int, batch_size: int) -> None:
     """Batch statistics of one row do not exist; torch would say so only when that batch comes."""
     if n_rows % batch_size == 1 % batch_size and any(isinstance(m, torch.nn.BatchNorm1d) for m in policy.modules()):

@@ -5,6 +5,7 @@ autograd everywhere else. Both compute the loss of ``functional.cloning`` and re
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
@@ -35,7 +36,7 @@ class LossSettings:
     max_grad_norm: float | None = None
 
 
-class CloningStep:
+class CloningStep(ABC):
     """What both ways share: the policy, its optimiser, and the terms of the loss.
 
     Use inside ``with step.running():``.
@@ -75,8 +76,9 @@ class CloningStep:
         finally:
             self.policy.set_training_mode(True)
 
+    @abstractmethod
     def train(self, batch: Batch) -> None:
-        raise NotImplementedError
+        """One optimiser step on a prepared batch."""
 
     def set_learning_rate(self, value: float) -> None:
         """Use this learning rate from the next step on."""

@@ -32,6 +32,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from understudy.algorithms import base
 from understudy.algorithms._bc_checks import (
     check_batch_norm,
+    check_covered,
     check_optimizer,
     check_options,
     check_policy,
@@ -260,6 +261,7 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
         bc_logger = self._ready_logger(reset_tensorboard)
         # Spawned, so that what is logged never changes what is learned.
         rollout_rng = np.random.default_rng(make_seeds(self.rng))
+        check_covered(self._policy, self.optimizer)
         if not self._step.still_fits():
             self._step = self._choose_step()
         source, stopping = self._source(validation_fraction, patience, save_best)
