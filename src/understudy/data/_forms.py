@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import zipfile
 import zlib
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from understudy.data._dataset import Demonstrations
+from understudy.data._names import check_names
 from understudy.data.dict_obs import DictObs, Observation, concatenate_maybe_dictobs
 from understudy.data.trajectory_store import TrajectoryColumns, TrajectoryStore
 from understudy.data.types import Trajectory, TrajectoryWithRew, Transitions, TransitionsMinimal, no_infos
@@ -150,66 +150,11 @@ def _from_transitions(transitions: TransitionsMinimal[Any]) -> Demonstrations:
     )
 
 
-_KEYS = {
-    "obs",
-    "acts",
-    "next_obs",
-    "dones",
-    "terminated",
-    "truncated",
-    "rews",
-    "rew",
-    "infos",
-    "episode_ends",
-    "weights",
-}
-
-
-_MEANT = {
-    "observation": "obs",
-    "observations": "obs",
-    "states": "obs",
-    "action": "acts",
-    "actions": "acts",
-    "next_observations": "next_obs",
-    "rewards": "rews",
-    "terminals": "dones",
-    "terminations": "terminated",
-    "truncations": "truncated",
-    "timeouts": "truncated",
-    "weight": "weights",
-}
-"""Names that other libraries use for the same things."""
-
-
-def _check_names(names: Iterable[str], where: str, *, others_allowed: bool) -> None:
-    """A misspelt name must not be dropped without a word; a batch may carry columns of the user's own."""
-    given = {str(name) for name in names}
-    meant = {name: _MEANT.get(name) or _nearest(name) for name in sorted(given - _KEYS)}
-    named = {name: known for name, known in meant.items() if known is not None and known not in given}
-    missing = {"obs", "acts"} - given
-    if not missing and not named and (others_allowed or not meant):
-        return
-    advice = [f"rename `{name}` to `{known}`" for name, known in named.items()]
-    advice += [f"leave out `{name}`" for name in meant if name not in named and not others_allowed]
-    advice += [f"add `{name}`" for name in sorted(missing - set(named.values()))]
-    raise DataError(
-        expected=f"{where} to hold `obs` and `acts`, and of the rest only {', '.join(sorted(_KEYS - {'obs', 'acts'}))}",
-        got=f"the names {', '.join(sorted(given)) or '(none)'}",
-        do=", ".join(advice),
-    )
-
-
-def _nearest(name: str) -> str | None:
-    close = difflib.get_close_matches(name, _KEYS, n=1, cutoff=0.8)
-    return close[0] if close else None
-
-
 def from_arrays(
     arrays: Mapping[str, Any], where: str = "the mapping", *, others_allowed: bool = False
 ) -> Demonstrations:
     """Whole arrays by name; names that are not known are refused, save where ``others_allowed``."""
-    _check_names(arrays, where, others_allowed=others_allowed)
+    check_names(arrays, where, others_allowed=others_allowed)
     obs, next_obs = (_array_or_dict(arrays.get(name)) for name in ("obs", "next_obs"))
     acts = _array(arrays["acts"])
     for name, array in (("obs", obs), ("acts", acts)):
