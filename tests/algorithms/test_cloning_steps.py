@@ -49,7 +49,10 @@ def make_batch(action_space: gym.Space[Any], n: int, seed: int, weighted: bool =
 def trained(
     policy: ActorCriticPolicy, closed: bool, batches: list[Batch], settings_: LossSettings, **kwargs: Any
 ) -> Any:
-    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
+    # In double precision by plain steps, so that a difference of parameters is one of gradients; Adam would blow up the
+    # rounding of gradients that are nearly zero. Its own steps are compared with torch's in the tests of flat_mlp.
+    double = next(policy.parameters()).dtype == torch.float64
+    optimizer = (torch.optim.SGD if double else torch.optim.Adam)(policy.parameters(), lr=1e-2)
     step = (
         cloning_step(policy, optimizer, settings_, **kwargs)
         if closed
@@ -62,12 +65,12 @@ def trained(
     return step
 
 
-@settings(max_examples=25)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**31 - 1),
     st.sampled_from(sorted(ACTIONS)),
     st.lists(st.integers(1, 9), max_size=3),
-    st.sampled_from([nn.Tanh, nn.ReLU, nn.ELU, nn.SiLU]),
+    st.sampled_from([nn.Tanh, nn.ReLU, nn.Sigmoid, nn.Identity, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Softplus]),
     st.sampled_from([None, RunningNorm, EMANorm]),
     st.sampled_from([0.0, 1e-3, 0.3]),
     st.sampled_from([0.0, 0.1]),
@@ -75,7 +78,7 @@ def trained(
     st.booleans(),
     st.sampled_from([None, 2]),
 )
-def test_both_ways_give_the_same_parameters(
+def test_both_ways_follow_the_same_gradients_to_1e_10(
     seed: int,
     kind: str,
     net_arch: list[int],
@@ -87,9 +90,7 @@ def test_both_ways_give_the_same_parameters(
     weighted: bool,
     minibatch_size: int | None,
 ) -> None:
-    """Random widths, depths, activations, heads, normalisers and options; in float64 the two agree to rounding."""
-    if norm is not None and minibatch_size is not None:
-        minibatch_size = None  # running statistics see the minibatches; that is the documented behaviour of both
+    """Random widths, depths, activations, heads, normalisers and options, in float64."""
     extractor = (
         {}
         if norm is None
@@ -101,13 +102,15 @@ def test_both_ways_give_the_same_parameters(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         policy = make_policy(ACTIONS[kind], net_arch=net_arch, activation_fn=activation, ortho_init=False, **extractor)
+    policy.double()
     twin = copy.deepcopy(policy)
     batches = [make_batch(ACTIONS[kind], n, seed + n, weighted) for n in (4, 6, 3)]
     options = LossSettings(ent_weight, l2_weight, max_grad_norm)
     trained(policy, True, batches, options, minibatch_size=minibatch_size)
     trained(twin, False, batches, options, minibatch_size=minibatch_size)
     for (name, p), q in zip(policy.state_dict().items(), twin.state_dict().values(), strict=True):
-        assert torch.allclose(p, q, rtol=1e-3, atol=2e-5), name
+        # Steps of 1e-2 along gradients that agree to 1e-10.
+        assert torch.allclose(p, q, rtol=0, atol=1e-12), name
 
 
 @pytest.mark.parametrize("kind", sorted(ACTIONS))

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from _small_runs import SMALL, npz, train
 from gymnasium import spaces
 
 from understudy.algorithms.bc import BC
@@ -21,20 +22,6 @@ from understudy.scripts._parts import Environment, Evaluation
 from understudy.scripts.train_bc import TrainBC
 from understudy.scripts.train_rl import TrainRL
 from understudy.util.vec_env import make_vec_env
-
-_SMALL = ["--no-progress-bar", "--n-eval-episodes", "4", "--n-envs", "2", "--max-episode-steps", "60"]
-
-
-def _train(*args: str) -> int:
-    return cli.main(["train", "bc", "CartPole-v1", *_SMALL, *args])
-
-
-def _npz(path: Path, n: int = 40, **changes: Any) -> Path:
-    rng = np.random.default_rng(0)
-    obs = rng.normal(size=(n, 4)).astype(np.float32)
-    arrays = {"obs": obs, "acts": (obs[:, 2] > 0).astype(np.int64), "episode_ends": np.array([n // 2, n])}
-    np.savez(path, **{**arrays, **changes})
-    return path
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +82,7 @@ def test_defaults_are_the_constructors() -> None:
 
 
 def test_train_bc_writes_a_whole_run_folder(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _train("--out", "run", "--n-demonstrations", "3", "--n-epochs", "1", "--validation-fraction", "0.34") == 0
+    assert train("--out", "run", "--n-demonstrations", "3", "--n-epochs", "1", "--validation-fraction", "0.34") == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("random", "expert", "clone", "95 %", "run/policy/policy.safetensors"))
     names = {path.name for path in Path("run").rglob("*") if path.is_file()}
@@ -125,18 +112,18 @@ def test_train_bc_writes_a_whole_run_folder(in_tmp: Path, capsys: pytest.Capture
 
 
 def test_one_seed_decides_the_policy(in_tmp: Path) -> None:
-    data = ["--demonstrations", str(_npz(in_tmp / "mine.npz")), "--n-epochs", "2", "--expert", "none"]
+    data = ["--demonstrations", str(npz(in_tmp / "mine.npz")), "--n-epochs", "2", "--expert", "none"]
     hashes = []
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        assert _train("--out", name, "--seed", seed, *data) == 0
+        assert train("--out", name, "--seed", seed, *data) == 0
         hashes.append(json.loads(Path(name, "config.json").read_text())["policy_sha256"])
     assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_train_bc_on_arrays_without_an_expert(in_tmp: Path) -> None:
-    path = _npz(in_tmp / "mine.npz", rews=np.ones(40, dtype=np.float32))
+    path = npz(in_tmp / "mine.npz", rews=np.ones(40, dtype=np.float32))
     options = ["--demonstrations", str(path), "--expert", "none", "--n-batches", "5", "--net-arch", "8"]
-    assert _train("--out", "run", *options, "--normalize", "--n-demonstrations", "1") == 0
+    assert train("--out", "run", *options, "--normalize", "--n-demonstrations", "1") == 0
     results = json.loads(Path("run/results.json").read_text())
     assert list(results["returns"]) == ["random", "demonstrations", "clone"]
     assert results["returns"]["demonstrations"]["returns"] == [20.0]
@@ -170,12 +157,12 @@ def test_mistakes_exit_with_2_and_leave_nothing_behind(in_tmp: Path, capsys: pyt
 def test_a_folder_with_a_run_is_not_overwritten(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("run").mkdir()
     Path("run/config.json").write_text("{}")
-    assert _train("--out", "run") == 2
+    assert train("--out", "run") == 2
     assert Path("run/config.json").read_text() == "{}"
 
 
 def test_more_episodes_than_there_are_is_a_mistake(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _train("--demonstrations", str(_npz(in_tmp / "mine.npz")), "--n-demonstrations", "3") == 2
+    assert train("--demonstrations", str(npz(in_tmp / "mine.npz")), "--n-demonstrations", "3") == 2
     assert "at least 3 episodes" in capsys.readouterr().err
 
 
@@ -189,10 +176,10 @@ def test_ctrl_c_saves_the_clone_so_far(in_tmp: Path, monkeypatch: pytest.MonkeyP
         whole(self, **kwargs, on_epoch_end=stop)
 
     monkeypatch.setattr(BC, "train", interrupted)
-    assert _train("--out", "run", "--demonstrations", str(_npz(in_tmp / "mine.npz"))) == 130
+    assert train("--out", "run", "--demonstrations", str(npz(in_tmp / "mine.npz"))) == 130
     assert json.loads(Path("run/config.json").read_text())["status"] == "interrupted"
     assert "interrupted" in Path("run/report.html").read_text()
-    assert cli.main(["evaluate", "CartPole-v1", "--policy", "run", *_SMALL]) == 0
+    assert cli.main(["evaluate", "CartPole-v1", "--policy", "run", *SMALL]) == 0
 
 
 def test_ctrl_c_elsewhere_ends_quietly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,12 +187,12 @@ def test_ctrl_c_elsewhere_ends_quietly(monkeypatch: pytest.MonkeyPatch, capsys: 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(TrainBC, "run", interrupted)
-    assert _train() == 130
+    assert train() == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_rollout_inspect_and_train_fit_together(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["rollout", "CartPole-v1", "--n-episodes", "3", *_SMALL[3:], "--out", "data"]) == 0
+    assert cli.main(["rollout", "CartPole-v1", "--n-episodes", "3", *SMALL[3:], "--out", "data"]) == 0
     assert "3 by time limit" in capsys.readouterr().out
     assert cli.main(["inspect", "data", "--env", "CartPole-v1"]) == 0
     assert "healthy" in capsys.readouterr().out
@@ -213,21 +200,21 @@ def test_rollout_inspect_and_train_fit_together(in_tmp: Path, capsys: pytest.Cap
     answer = json.loads(capsys.readouterr().out)
     assert answer["ok"]
     assert answer["inspection"]["n_transitions"] == 180
-    assert _train("--demonstrations", "data", "--n-batches", "10", "--out", "run", "--expert", "none") == 0
+    assert train("--demonstrations", "data", "--n-batches", "10", "--out", "run", "--expert", "none") == 0
     assert cli.main(["rollout", "CartPole-v1", "--out", "data"]) == 2
 
 
 def test_inspect_exits_with_1_on_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     obs = np.zeros((40, 4), np.float32)
     obs[3, 1] = np.nan
-    assert cli.main(["inspect", str(_npz(tmp_path / "bad.npz", obs=obs))]) == 1
+    assert cli.main(["inspect", str(npz(tmp_path / "bad.npz", obs=obs))]) == 1
     shown = " ".join(capsys.readouterr().out.split())
     assert "episode 0, step 3" in shown
     assert "do this" in shown
 
 
 def test_evaluate_compares_policies_on_the_same_seeds(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["evaluate", "CartPole-v1", "--policy", "random", "zero", "bundled", *_SMALL]
+    arguments = ["evaluate", "CartPole-v1", "--policy", "random", "zero", "bundled", *SMALL]
     assert cli.main(arguments) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("random", "zero", "bundled"))
@@ -239,8 +226,8 @@ def test_evaluate_compares_policies_on_the_same_seeds(capsys: pytest.CaptureFixt
 
 
 def test_a_policy_of_another_environment_is_refused(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = ["--demonstrations", str(_npz(in_tmp / "mine.npz")), "--n-batches", "1", "--expert", "none"]
-    assert _train("--out", "run", *data) == 0
+    data = ["--demonstrations", str(npz(in_tmp / "mine.npz")), "--n-batches", "1", "--expert", "none"]
+    assert train("--out", "run", *data) == 0
     assert cli.main(["evaluate", "Pendulum-v1", "--policy", "run"]) == 2
     assert "Pendulum-v1" in capsys.readouterr().err
 
@@ -264,7 +251,7 @@ def test_train_rl_writes_a_run_that_others_can_load(in_tmp: Path) -> None:
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 512
     assert "Reinforcement learning" in Path("run/report.html").read_text()
-    assert cli.main(["train", "bc", "CartPole-v1", *_SMALL, "--expert", "run", "--n-demonstrations", "2"]) == 0
+    assert cli.main(["train", "bc", "CartPole-v1", *SMALL, "--expert", "run", "--n-demonstrations", "2"]) == 0
 
 
 def test_ctrl_c_saves_the_learner_so_far(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,8 +312,8 @@ def test_images_get_a_convolutional_network(in_tmp: Path) -> None:
         obs = np.where(values, 200, 20).astype(np.uint8)[:, None, None, None] * np.ones((1, 36, 36, 3), np.uint8)
         np.savez("mine.npz", obs=obs, acts=values, episode_ends=np.arange(8, 65, 8))
         options = ["--demonstrations", "mine.npz", "--n-epochs", "5", "--batch-size", "16", "--out", "run"]
-        assert cli.main(["train", "bc", "Stripes-v0", *_SMALL, *options]) == 0
-        assert cli.main(["train", "bc", "Stripes-v0", *_SMALL, *options[:-1], "other", "--normalize"]) == 2
+        assert cli.main(["train", "bc", "Stripes-v0", *SMALL, *options]) == 0
+        assert cli.main(["train", "bc", "Stripes-v0", *SMALL, *options[:-1], "other", "--normalize"]) == 2
     finally:
         del gym.registry["Stripes-v0"]
     assert json.loads(Path("run/results.json").read_text())["returns"]["clone"]["returns"] == [60.0] * 4

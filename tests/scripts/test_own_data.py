@@ -3,38 +3,22 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-
-from understudy.scripts import cli
-
-_SMALL = ["--no-progress-bar", "--n-eval-episodes", "4", "--n-envs", "2", "--max-episode-steps", "60"]
-
-
-def _train(*args: str) -> int:
-    return cli.main(["train", "bc", "CartPole-v1", *_SMALL, *args])
-
-
-def _npz(path: Path, n: int = 40, **changes: Any) -> Path:
-    rng = np.random.default_rng(0)
-    obs = rng.normal(size=(n, 4)).astype(np.float32)
-    arrays = {"obs": obs, "acts": (obs[:, 2] > 0).astype(np.int64), "episode_ends": np.array([n // 2, n])}
-    np.savez(path, **{**arrays, **changes})
-    return path
+from _small_runs import npz, train
 
 
 def test_with_own_data_the_bundled_expert_is_nobodys_teacher(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ends = np.arange(10, 61, 10)
-    data = ["--demonstrations", str(_npz(in_tmp / "mine.npz", n=60, episode_ends=ends)), "--n-epochs", "1"]
-    assert _train("--out", "a", *data) == 0
+    data = ["--demonstrations", str(npz(in_tmp / "mine.npz", n=60, episode_ends=ends)), "--n-epochs", "1"]
+    assert train("--out", "a", *data) == 0
     results = json.loads(Path("a/results.json").read_text())
     assert list(results["returns"]) == ["random", "clone"]
     assert results["action_error"]["against"] == "demonstrations"
     assert results["action_error"]["measured_on"] == "6 training episodes"
     assert "expert" not in capsys.readouterr().out
-    assert _train("--out", "b", *data, "--expert", "bundled", "--validation-fraction", "0.3") == 0
+    assert train("--out", "b", *data, "--expert", "bundled", "--validation-fraction", "0.3") == 0
     results = json.loads(Path("b/results.json").read_text())
     assert list(results["returns"]) == ["random", "bundled expert", "clone"]
     assert results["action_error"]["measured_on"] == "2 held-out episodes"
@@ -45,15 +29,15 @@ def test_with_own_data_the_bundled_expert_is_nobodys_teacher(in_tmp: Path, capsy
 
 def test_training_tells_what_the_data_doctor_warns_of(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     obs = 0.05 * np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
-    good = _npz(in_tmp / "good.npz", obs=obs)
-    assert _train("--out", "a", "--demonstrations", str(good), "--n-epochs", "1") == 0
+    good = npz(in_tmp / "good.npz", obs=obs)
+    assert train("--out", "a", "--demonstrations", str(good), "--n-epochs", "1") == 0
     assert "in the demonstrations:" not in capsys.readouterr().out
     obs[:, 1] = 2.0
-    bad = _npz(in_tmp / "bad.npz", obs=obs)
-    assert _train("--out", "b", "--demonstrations", str(bad), "--n-epochs", "1") == 0
+    bad = npz(in_tmp / "bad.npz", obs=obs)
+    assert train("--out", "b", "--demonstrations", str(bad), "--n-epochs", "1") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert f"1 warning in the demonstrations: understudy inspect {bad} --env CartPole-v1" in shown
-    assert _train("--out", "c", "--expert", "zero", "--n-demonstrations", "2", "--n-epochs", "1") == 0
+    assert train("--out", "c", "--expert", "zero", "--n-demonstrations", "2", "--n-epochs", "1") == 0
     assert "in the demonstrations: acts: always the same" in " ".join(capsys.readouterr().out.split())
 
 
@@ -61,5 +45,5 @@ def test_without_matplotlib_the_terminal_says_so(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert _train("--out", "a", "--demonstrations", str(_npz(in_tmp / "mine.npz")), "--n-batches", "2") == 0
+    assert train("--out", "a", "--demonstrations", str(npz(in_tmp / "mine.npz")), "--n-batches", "2") == 0
     assert "pip install 'understudy[plots]'" in " ".join(capsys.readouterr().out.split())

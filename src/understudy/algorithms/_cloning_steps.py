@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from understudy.data.batches import Batch, ObsTensor
 from understudy.errors import ConfigError
 from understudy.functional.cloning import HeadTerms, cloning_loss
-from understudy.policies.heads import Head, acts_by_its_parts, as_targets, head_of, log_likelihood
+from understudy.policies.heads import (
+    Head,
+    actor_features,
+    acts_by_its_parts,
+    as_targets,
+    head_of,
+    log_likelihood,
+)
 from understudy.util.flat_mlp import ClosedFormMLP, FlatAdam, FlatParameters, Layer, clip_norm, plain_layers
 from understudy.util.onednn import fast_linears
 
@@ -263,17 +270,12 @@ class ClosedFormStep(CloningStep):
     def prepare(self, chunk: Batch) -> Batch:
         """Actions as targets, and the features of all batches at once where they never move."""
         chunk = super().prepare(chunk)
-        return dataclasses.replace(chunk, obs=self._features(chunk.obs)) if self._static_features else chunk
-
-    def _features(self, obs: ObsTensor) -> Tensor:
-        policy = self.policy
-        features = policy.pi_features_extractor(
-            preprocess_obs(obs, policy.observation_space, normalize_images=policy.normalize_images)
+        return (
+            dataclasses.replace(chunk, obs=actor_features(self.policy, chunk.obs)) if self._static_features else chunk
         )
-        return features.to(self._dtype)  # type: ignore[no-any-return]
 
     def _terms(self, obs: ObsTensor, acts: Tensor) -> HeadTerms:
-        features = obs if isinstance(obs, Tensor) and self._static_features else self._features(obs)
+        features = obs if isinstance(obs, Tensor) and self._static_features else actor_features(self.policy, obs)
         return self._closed_head.terms(self._mlp.forward(features), acts)
 
     def train(self, batch: Batch) -> None:
@@ -301,7 +303,7 @@ class ClosedFormStep(CloningStep):
 
     def _write_gradient(self, batch: Batch, batch_size: int) -> None:
         obs = batch.obs
-        features = obs if self._static_features else self._features(obs)
+        features = obs if self._static_features else actor_features(self.policy, obs)
         assert isinstance(features, Tensor)
         scale: Tensor | float = 1.0 / batch_size
         if batch.weights is not None:

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from understudy.data._acting import lean_actor
 from understudy.errors import ConfigError, SpaceMismatchError
+from understudy.util.image_spaces import policy_sees
 
 _Obs = np.ndarray | dict[str, np.ndarray]
 _State = tuple[np.ndarray, ...] | None
@@ -45,24 +46,12 @@ def check_policy_spaces(
         ("observation space", policy.observation_space, observation_space),
         ("action space", policy.action_space, action_space),
     ):
-        if mine is not None and mine != theirs and not _same_up_to_channels(mine, theirs):
+        if mine is not None and not policy_sees(mine, theirs):
             raise SpaceMismatchError(
                 expected=f"an environment with the policy's {kind} {mine}",
                 got=str(theirs),
                 do="use the environment the policy was made for, with the same wrappers",
             )
-
-
-def _same_up_to_channels(mine: Any, theirs: Any) -> bool:
-    """Stable-Baselines3 policies take images channels-first and turn channels-last observations themselves."""
-    if hasattr(mine, "spaces") and hasattr(theirs, "spaces"):
-        return mine.spaces.keys() == theirs.spaces.keys() and all(
-            mine[k] == theirs[k] or _same_up_to_channels(mine[k], theirs[k]) for k in mine.spaces
-        )
-    shape, other = getattr(mine, "shape", None), getattr(theirs, "shape", None)
-    if shape is None or other is None or len(shape) != 3 or len(other) != 3:
-        return False
-    return bool(mine.dtype == theirs.dtype == np.uint8) and (other[2], *other[:2]) == shape
 
 
 def _takes_observations_only(policy: Callable[..., Any]) -> bool:

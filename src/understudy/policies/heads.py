@@ -109,6 +109,21 @@ def acts_by_its_parts(policy: ActorCriticPolicy) -> bool:
     )
 
 
+def actor_features(policy: ActorCriticPolicy, obs: Any, preprocess: Callable[..., Any] = preprocess_obs) -> Tensor:
+    """What the actor's network reads, shape (batch, features), in the policy's own precision.
+
+    Args:
+        policy: in the mode (training or evaluation) that is wanted; a normaliser's statistics move in the former.
+        obs: tensor of shape (batch, *obs), or a dictionary of such, not yet preprocessed.
+        preprocess: does the work of Stable-Baselines3's ``preprocess_obs``, called with the same arguments.
+    """
+    ready = preprocess(obs, policy.observation_space, normalize_images=policy.normalize_images)
+    dtype = policy.action_net.weight.dtype
+    if dtype != torch.float32:  # what Stable-Baselines3 always gives
+        ready = {key: x.to(dtype) for key, x in ready.items()} if isinstance(ready, dict) else ready.to(dtype)
+    return policy.pi_features_extractor(ready)  # type: ignore[no-any-return]
+
+
 def log_likelihood(
     policy: ActorCriticPolicy, obs: Any, targets: Tensor, preprocess: Callable[..., Any] = preprocess_obs
 ) -> HeadTerms:
@@ -119,15 +134,11 @@ def log_likelihood(
         obs: tensor of shape (batch, *obs), or a dictionary of such, not yet preprocessed.
         targets: from ``as_targets``. A squashing policy's distribution lives in [-1, 1]; they are scaled to it, and the
             likelihood is the density there.
-        preprocess: does the work of Stable-Baselines3's ``preprocess_obs``, called with the same arguments.
+        preprocess: see ``actor_features``.
     """
     head = head_of(policy) if acts_by_its_parts(policy) else None
     if head is not None:
-        ready = preprocess(obs, policy.observation_space, normalize_images=policy.normalize_images)
-        dtype = policy.action_net.weight.dtype
-        if dtype != torch.float32:  # what Stable-Baselines3 always gives
-            ready = {key: x.to(dtype) for key, x in ready.items()} if isinstance(ready, dict) else ready.to(dtype)
-        features = policy.pi_features_extractor(ready)
+        features = actor_features(policy, obs, preprocess)
         return head.terms(policy.action_net(policy.mlp_extractor.forward_actor(features)), targets)
     if policy.squash_output:
         assert isinstance(policy.action_space, spaces.Box)

@@ -20,12 +20,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EventCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
-from stable_baselines3.common.vec_env.vec_transpose import VecTransposeImage
 
 from understudy.errors import ConfigError, MissingFileError, SpaceMismatchError, UntrustedFileError
 from understudy.policies._files import read_policy, write_policy
 from understudy.policies.base import RandomPolicy, ZeroPolicy
 from understudy.util.devices import resolve_device
+from understudy.util.image_spaces import policy_sees
 from understudy.util.paths import AnyPath, parse_path, write_atomically
 from understudy.util.registry import Registry, build_loader_fn_require_space, load_attr
 
@@ -296,35 +296,13 @@ def _check_normalization(extra: Mapping[str, Any], venv: VecEnv, path: Path) -> 
 
 
 def _check_spaces(observation_space: gym.Space[Any], action_space: gym.Space[Any], venv: VecEnv, what: str) -> None:
-    same_obs = observation_space == venv.observation_space or observation_space == channels_first(
-        venv.observation_space
-    )
+    same_obs = policy_sees(observation_space, venv.observation_space)
     if not (same_obs and action_space == venv.action_space):
         raise SpaceMismatchError(
             f"environments with the spaces of {what}: observations {observation_space}, actions {action_space}",
             f"observations {venv.observation_space}, actions {venv.action_space}",
             "load the policy that was made for this environment, or make the environment it was made for",
         )
-
-
-def channels_first(space: gym.Space[Any]) -> gym.Space[Any] | None:
-    """The space that SB3's policies see instead of a channels-last image; ``None`` if there is no image."""
-    if not isinstance(space, gym.spaces.Box | gym.spaces.Dict):
-        return None
-    try:
-        return _transpose(space)
-    except AssertionError:
-        return None
-
-
-def _transpose(space: gym.Space[Any]) -> gym.Space[Any]:
-    from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
-
-    if isinstance(space, gym.spaces.Dict):
-        return gym.spaces.Dict({key: _transpose(sub) for key, sub in space.spaces.items()})
-    if isinstance(space, gym.spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
-        return VecTransposeImage.transpose_space(space)
-    return space
 
 
 policy_registry.register("random", build_loader_fn_require_space(RandomPolicy))

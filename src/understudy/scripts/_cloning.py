@@ -187,10 +187,10 @@ def _policy(cloning: Cloning, venv: VecEnv, seed: int) -> ActorCriticPolicy | No
 
     from understudy.errors import UnsupportedSpaceError
     from understudy.policies.base import FeedForward32Policy, NormalizeFeaturesExtractor
-    from understudy.policies.serialize import channels_first
+    from understudy.util.image_spaces import channels_first
     from understudy.util.seeding import torch_seeded
 
-    space = channels_first(venv.observation_space) or venv.observation_space
+    space = channels_first(venv.observation_space)
     images = is_image_space(space)
     extractor: type[BaseFeaturesExtractor] = NatureCNN if images else FlattenExtractor
     if isinstance(space, spaces.Dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from understudy.errors import ConfigError
 from understudy.scripts._parts import Environment, nearest
@@ -54,6 +54,7 @@ def load_any_policy(
     """
     from understudy.errors import SpaceMismatchError
     from understudy.policies.serialize import load_policy, load_saved_policy
+    from understudy.util.image_spaces import policy_sees
 
     if spec == "bundled":
         return load_policy("bundled", venv, env_name=environment.env_id, device="cpu")
@@ -61,7 +62,7 @@ def load_any_policy(
         return load_policy(spec, venv)
     path = find_policy(Path(spec), choices)
     policy = load_saved_policy(path, device="cpu")
-    if not (_same(policy.observation_space, venv.observation_space) and policy.action_space == venv.action_space):
+    if not (policy_sees(policy.observation_space, venv.observation_space) and policy.action_space == venv.action_space):
         raise SpaceMismatchError(
             f"a policy for {environment.env_id}: {venv.observation_space}, {venv.action_space}",
             f"{path} for {policy.observation_space}, {policy.action_space}",
@@ -87,10 +88,3 @@ def find_policy(path: Path, choices: Sequence[str] = _NAMES) -> Path:
         f"{path}, a folder without a policy" if path.exists() else f"{path}, which is neither",
         f"did you mean {meant}?" if meant else "check the path; runs of `understudy train` write policy.safetensors",
     )
-
-
-def _same(saved: Any, current: Any) -> bool:
-    """Equal, or the channels-first form of the environment's images."""
-    from understudy.policies import serialize
-
-    return bool(saved == current or saved == serialize.channels_first(current))
