@@ -749,6 +749,13 @@ def test_batches_may_carry_columns_of_their_own_but_no_misspelt_ones() -> None:
         as_demonstrations([{**batch, "episode_end": np.zeros(3)}])
 
 
+def test_observations_of_some_rows_are_those_of_all() -> None:
+    for source in (three_episodes(), ARRAYS):
+        demos = read_demonstrations(source)
+        rows = np.array([4, 0, 4])
+        np.testing.assert_array_equal(demos.obs_at(rows), demos.obs[rows])
+
+
 def test_episode_ends_by_flags_of_any_kind_agree() -> None:
     arrays = {"obs": np.zeros((4, 2)), "acts": np.zeros(4)}
     for ends in ([2, 4], [False, True, False, True], [0, 1, 0, 1], [0.0, 1.0, 0.0, 1.0]):

@@ -72,6 +72,10 @@ class Demonstrations:
         """Observations before acting, shape (transition, *obs); a copy when frames are shared between fields."""
         return self.frames if self.obs_rows is None else self.frames[self.obs_rows]
 
+    def obs_at(self, rows: np.ndarray) -> Observation:
+        """Observations before acting of some transitions only, shape (row, *obs); the others are not copied."""
+        return self.frames[rows if self.obs_rows is None else self.obs_rows[rows]]
+
     @property
     def next_obs(self) -> Observation | None:
         """Observations after acting, shape (transition, *obs), or None where the data has none."""

@@ -114,7 +114,7 @@ def episodes(demos: Demonstrations, which: np.ndarray) -> Demonstrations:
     columns = {name: getattr(demos, name) for name in ("next_obs", "dones", "truncated", "rews", "weights")}
     arrays = {name: column[rows] for name, column in columns.items() if column is not None}
     ends = np.cumsum(demos.episode_lengths[which])
-    return read_demonstrations({"obs": demos.obs[rows], "acts": demos.acts[rows], "episode_ends": ends, **arrays})
+    return read_demonstrations({"obs": demos.obs_at(rows), "acts": demos.acts[rows], "episode_ends": ends, **arrays})
 
 
 def doctors_line(demos: Demonstrations, venv: VecEnv, source: DemonstrationSource, env_id: str) -> str | None:
