@@ -82,3 +82,48 @@ class MissingExtraError(UnderstudyError, ImportError):
             got="it is not installed",
             do=f"pip install 'understudy[{extra}]'",
         )
+
+
+class CheckpointError(UnderstudyError, OSError):
+    """A checkpoint could not be written, or none here can be resumed from; what stood before is untouched."""
+
+
+class RunLockedError(UnderstudyError, RuntimeError):
+    """Another process is working in this run folder."""
+
+
+class EnvCrashedError(UnderstudyError, RuntimeError):
+    """An environment raised or its process died.
+
+    Attributes:
+        index: which environment, counted from 0.
+        seed: what it was last seeded with, or None.
+        step: steps since its last reset.
+        remote_traceback: the environment's own traceback; empty if its process died without one.
+    """
+
+    def __init__(
+        self,
+        expected: str,
+        got: str,
+        do: str,
+        *,
+        index: int = -1,
+        seed: int | None = None,
+        step: int = 0,
+        remote_traceback: str = "",
+    ) -> None:
+        super().__init__(expected, got, do)
+        self.index = index
+        self.seed = seed
+        self.step = step
+        self.remote_traceback = remote_traceback
+
+    def __str__(self) -> str:
+        """The three parts, and the environment's own traceback below them."""
+        message = super().__str__()
+        return f"{message}\n\n{self.remote_traceback}" if self.remote_traceback else message
+
+
+class EnvTimeoutError(EnvCrashedError, TimeoutError):
+    """An environment gave no answer in time."""

@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from understudy.data import _arrow, _files, serialize
+from understudy.data import _arrow, serialize
 from understudy.data.trajectory_store import TrajectoryStore
 from understudy.data.types import DictObs, Trajectory, TrajectoryWithRew, maybe_wrap_in_dictobs
 from understudy.errors import CorruptFileError, DataError, EmptyDataError, MissingFileError, UntrustedFileError
+from understudy.util import files
 
 FORMS = ["folder", "file.npz"]
 DTYPES = ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"]
@@ -551,7 +552,7 @@ def test_an_open_dataset_outlives_its_replacement(
     tmp_path: Path, atomic: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not atomic:  # as on a system that cannot swap two names
-        monkeypatch.setattr(_files, "_exchange", lambda a, b: False)
+        monkeypatch.setattr(files, "_exchange", lambda a, b: False)
     serialize.save(tmp_path / "data", make_many())
     old = serialize.load(tmp_path / "data")
     serialize.save(tmp_path / "data", make_many(2))

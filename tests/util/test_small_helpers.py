@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from understudy.errors import ConfigError, DataError, EmptyDataError
 from understudy.util import console, util
-from understudy.util.paths import write_atomically
+from understudy.util.files import write_atomically
 
 
 def test_parse_path(in_tmp):

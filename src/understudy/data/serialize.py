@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
-from understudy.data import _files
 from understudy.data.trajectory_store import TrajectoryStore
 from understudy.data.types import AnyPath, Trajectory, TrajectoryWithRew
 from understudy.errors import (
@@ -24,6 +23,8 @@ from understudy.errors import (
     MissingFileError,
     UntrustedFileError,
 )
+from understudy.util.files import replacing
+from understudy.util.manifest import MANIFEST, HashingFile, check_files, read_manifest, write_file, write_manifest
 
 __all__ = ["AnyPath", "load", "load_with_rewards", "save"]
 
@@ -53,7 +54,7 @@ def save(path: AnyPath, trajectories: Iterable[Trajectory]) -> None:
     """
     target = Path(os.path.realpath(os.fsdecode(path)))
     _check_replaceable(target)
-    with _files.replacing(target) as staged:
+    with replacing(target) as staged:
         if target.suffix == ".npz":
             _save_npz(staged, trajectories)
         else:
@@ -77,7 +78,7 @@ def _save_folder(folder: Path, trajectories: Iterable[Trajectory]) -> None:
     from understudy.data import _arrow
 
     folder.mkdir()
-    file = _files.HashingFile(folder / _STREAM)
+    file = HashingFile(folder / _STREAM)
     try:
         n_trajectories, n_transitions = _arrow.write(file, trajectories)
     finally:
@@ -95,10 +96,10 @@ def _save_folder(folder: Path, trajectories: Iterable[Trajectory]) -> None:
     info = {"citation": "", "description": "Trajectories, one a row.", "homepage": "", "license": ""}
     entries = {
         _STREAM: file.entry,
-        _STATE: _files.write_file(folder / _STATE, json.dumps(state, indent=1)),
-        _INFO: _files.write_file(folder / _INFO, json.dumps(info, indent=1)),
+        _STATE: write_file(folder / _STATE, json.dumps(state, indent=1)),
+        _INFO: write_file(folder / _INFO, json.dumps(info, indent=1)),
     }
-    _files.write_manifest(folder, entries, kind=_KIND, n_trajectories=n_trajectories, n_transitions=n_transitions)
+    write_manifest(folder, entries, kind=_KIND, n_trajectories=n_trajectories, n_transitions=n_transitions)
 
 
 def _check_replaceable(target: Path) -> None:
@@ -107,7 +108,7 @@ def _check_replaceable(target: Path) -> None:
         return
     if target.is_dir():
         names = sorted(entry.name for entry in target.iterdir())
-        known = {_STATE, _INFO, _files.MANIFEST}
+        known = {_STATE, _INFO, MANIFEST}
         strange = [name for name in names if name not in known and not name.endswith(".arrow")]
         if not strange and (not names or _STATE in names):
             return
@@ -167,7 +168,7 @@ def _load_folder(folder: Path, *, verify: bool) -> TrajectoryStore[Trajectory]:
     from understudy.data import _arrow
 
     manifest = _manifest(folder)
-    _files.check_files(folder, manifest["files"], hashes=verify)
+    check_files(folder, manifest["files"], hashes=verify)
     if not verify:
         _logger.warning("verify=False: the contents of %s are not compared with their SHA-256", folder)
     store = TrajectoryStore[Trajectory](_arrow.read(folder / _STREAM))
@@ -182,9 +183,9 @@ def _load_folder(folder: Path, *, verify: bool) -> TrajectoryStore[Trajectory]:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / _files.MANIFEST
+    path = folder / MANIFEST
     if path.is_file():
-        manifest = _files.read_manifest(folder)
+        manifest = read_manifest(folder)
         if manifest.get("kind") == _KIND and _STREAM in manifest["files"]:
             return manifest
         got = f"{path} of kind {manifest.get('kind')!r}"

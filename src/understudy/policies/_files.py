@@ -19,7 +19,8 @@ from stable_baselines3.common.policies import BasePolicy
 
 from understudy.errors import ConfigError, CorruptFileError, UntrustedFileError
 from understudy.policies._spec import largest_width, policy_from_spec, policy_to_spec
-from understudy.util.paths import AnyPath, parse_path, write_atomically
+from understudy.util.files import write_atomically
+from understudy.util.paths import AnyPath, parse_path
 
 _KEY = "understudy"
 _BLANK = "0" * 64

@@ -25,8 +25,9 @@ from understudy.errors import ConfigError, MissingFileError, SpaceMismatchError,
 from understudy.policies._files import read_policy, write_policy
 from understudy.policies.base import RandomPolicy, ZeroPolicy
 from understudy.util.devices import resolve_device
+from understudy.util.files import write_atomically
 from understudy.util.image_spaces import policy_sees
-from understudy.util.paths import AnyPath, parse_path, write_atomically
+from understudy.util.paths import AnyPath, parse_path
 from understudy.util.registry import Registry, build_loader_fn_require_space, load_attr
 
 PolicyLoaderFn = Callable[..., BasePolicy]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.errors import ConfigError, CorruptFileError
-from understudy.util.paths import write_atomically
+from understudy.util.files import write_atomically
 from understudy.util.versions import library_versions
 
 

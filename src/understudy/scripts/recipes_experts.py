@@ -18,7 +18,7 @@ from understudy.evaluation.statistics import iqm
 from understudy.policies.serialize import save_policy
 from understudy.rl.recipes import PRESETS, Recipe, get_recipe
 from understudy.rl.training import train_recipe
-from understudy.util.paths import write_atomically
+from understudy.util.files import write_atomically
 from understudy.util.vec_env import make_vec_env
 from understudy.util.versions import library_versions
 

@@ -1,4 +1,4 @@
-"""Paths from users, and writing a file so that it is the old one or the new one, never half of either."""
+"""Paths from users, and names for folders."""
 
 from __future__ import annotations
 
@@ -47,34 +47,3 @@ def parse_optional_path(
 def make_unique_timestamp() -> str:
     """The time in seconds and six random digits, for the name of a folder: ``20250131_235959_0a1b2c``."""
     return f"{datetime.datetime.now():%Y%m%d_%H%M%S}_{uuid.uuid4().hex[:6]}"
-
-
-def write_atomically(path: AnyPath, content: bytes) -> None:
-    """Replace a file by one rename, after its content has reached the disk.
-
-    A reader, or a run after a crash, finds the old content or the new. Missing parent directories are made.
-    """
-    target = parse_path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # A sibling, because a rename is atomic only within one file system.
-    temporary = target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_directory(target.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name == "nt":  # directories cannot be opened there
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

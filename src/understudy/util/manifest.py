@@ -1,16 +1,10 @@
-"""Files that are the old complete version or the new complete version, and manifests that tell a changed byte."""
+"""Manifests: the SHA-256 and size of each file in a folder, so that a changed byte is told before it is used."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import hashlib
 import json
-import os
-import secrets
-import shutil
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,69 +15,6 @@ from understudy.errors import CorruptFileError
 
 MANIFEST = "MANIFEST.json"
 _RESTORE = "restore it from where it came from, or record and save the data again"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """Swap two names in one atomic call; False where the system has none."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    here = -100  # AT_FDCWD
-    if sys.platform.startswith("linux") and hasattr(libc, "renameat2"):
-        return bool(libc.renameat2(here, os.fsencode(a), here, os.fsencode(b), 2) == 0)  # RENAME_EXCHANGE
-    if sys.platform == "darwin" and hasattr(libc, "renamex_np"):
-        return bool(libc.renamex_np(os.fsencode(a), os.fsencode(b), 2) == 0)  # RENAME_SWAP
-    return False
-
-
-def _publish(staged: Path, target: Path) -> None:
-    """Give ``staged`` the name ``target``; what had that name is gone afterwards."""
-    if not os.path.lexists(target):
-        staged.rename(target)
-    elif not staged.is_dir() and not target.is_dir():
-        staged.replace(target)
-    elif _exchange(staged, target):
-        _remove(staged)
-    else:  # no atomic swap here: for an instant neither name exists, but both versions do
-        old = target.with_name(f".{target.name}.old-{secrets.token_hex(4)}")
-        target.rename(old)
-        staged.rename(target)
-        _remove(old)
-    _sync(target.parent)
-
-
-@contextlib.contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A new name beside ``target`` to write a file or folder under; on success it is synced and takes its place.
-
-    After an exception the target is as it was. The parent folder is made where it is missing.
-    """
-    target = Path(os.path.realpath(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staged = target.with_name(f".{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        yield staged
-        if staged.is_dir():
-            for file in staged.iterdir():
-                _sync(file)
-        _sync(staged)
-        _publish(staged, target)
-    except BaseException:
-        _remove(staged)
-        raise
 
 
 class HashingFile:

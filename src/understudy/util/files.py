@@ -1,0 +1,134 @@
+"""Writing so that a name leads to the old complete version or to the new complete version, never to half of either."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from understudy.util.paths import AnyPath, parse_path
+
+
+def write_atomically(path: AnyPath, content: bytes) -> None:
+    """Replace a file by one rename, after its content has reached the disk.
+
+    A reader, or a run after a crash, finds the old content or the new. Missing parent directories are made.
+    """
+    target = parse_path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(target)
+    temporary = staged_name(target)  # a sibling, because a rename is atomic only within one file system
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two names in one atomic call; False where the system has none."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    here = -100  # AT_FDCWD
+    if sys.platform.startswith("linux") and hasattr(libc, "renameat2"):
+        return bool(libc.renameat2(here, os.fsencode(a), here, os.fsencode(b), 2) == 0)  # RENAME_EXCHANGE
+    if sys.platform == "darwin" and hasattr(libc, "renamex_np"):
+        return bool(libc.renamex_np(os.fsencode(a), os.fsencode(b), 2) == 0)  # RENAME_SWAP
+    return False
+
+
+def _publish(staged: Path, target: Path) -> None:
+    """Give ``staged`` the name ``target``; what had that name is gone afterwards."""
+    if not os.path.lexists(target):
+        staged.rename(target)
+    elif not staged.is_dir() and not target.is_dir():
+        staged.replace(target)
+    elif _exchange(staged, target):
+        _remove(staged)
+    else:  # no atomic swap here: for an instant neither name exists, but both versions do
+        old = target.with_name(f".{target.name}.old-{secrets.token_hex(4)}")
+        target.rename(old)
+        staged.rename(target)
+        _remove(old)
+    _sync(target.parent)
+
+
+def _node() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+def staged_name(target: Path) -> Path:
+    """A new name beside ``target`` to write under, hidden; it tells which process of which machine writes there."""
+    return target.with_name(f".{target.name}.tmp-{_node()}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def remove_abandoned(target: Path) -> None:
+    """Remove what processes of this machine that are gone were writing under `staged_name` of ``target``."""
+    beginning = f".{target.name}.tmp-{_node()}-"
+    for entry in os.scandir(target.parent):
+        if entry.name.startswith(beginning):
+            pid = entry.name.removeprefix(beginning).partition("-")[0]
+            if pid.isdecimal() and not process_runs(int(pid)):
+                _remove(Path(entry.path))
+
+
+def process_runs(pid: int) -> bool:
+    """Whether this machine has a process of that number, our own rights aside."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new name beside ``target`` to write a file or folder under; on success it is synced and takes its place.
+
+    After an exception the target is as it was. The parent folder is made where it is missing. What an earlier process
+    left behind when it was killed is removed.
+    """
+    target = Path(os.path.realpath(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(target)
+    staged = staged_name(target)
+    try:
+        yield staged
+        if staged.is_dir():
+            for path in staged.rglob("*"):
+                _sync(path)
+        _sync(staged)
+        _publish(staged, target)
+    except BaseException:
+        _remove(staged)
+        raise
