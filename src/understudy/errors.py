@@ -6,6 +6,9 @@ error that a user would expect to catch, so ``except ValueError`` keeps working.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class UnderstudyError(Exception):
     """Base of all errors raised on purpose by this library.
@@ -100,7 +103,11 @@ class EnvCrashedError(UnderstudyError, RuntimeError):
         seed: what it was last seeded with, or None.
         step: steps since its last reset.
         remote_traceback: the environment's own traceback; empty if its process died without one.
+        finished: out of a rollout, the trajectories that had ended until then, in the order they ended; a sample that
+            favours short episodes.
     """
+
+    finished: Sequence[Any] = ()
 
     def __init__(
         self,
@@ -127,3 +134,17 @@ class EnvCrashedError(UnderstudyError, RuntimeError):
 
 class EnvTimeoutError(EnvCrashedError, TimeoutError):
     """An environment gave no answer in time."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended a training that checkpoints; what was learned so far has been saved.
+
+    Attributes:
+        signal: number of the signal.
+        snapshot: folder with the state at the last batch, for use; ``resume`` goes on from the last checkpoint.
+    """
+
+    def __init__(self, signal: int, snapshot: str) -> None:
+        super().__init__(f"stopped by signal {signal}; what was learned so far is in {snapshot}")
+        self.signal = signal
+        self.snapshot = snapshot

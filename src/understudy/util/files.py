@@ -34,10 +34,11 @@ def write_atomically(path: AnyPath, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(target.parent)
+    sync(target.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     if os.name == "nt":  # folders cannot be opened there
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -78,7 +79,7 @@ def _publish(staged: Path, target: Path) -> None:
         target.rename(old)
         staged.rename(target)
         _remove(old)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _node() -> str:
@@ -126,8 +127,8 @@ def replacing(target: Path) -> Iterator[Path]:
         yield staged
         if staged.is_dir():
             for path in staged.rglob("*"):
-                _sync(path)
-        _sync(staged)
+                sync(path)
+        sync(staged)
         _publish(staged, target)
     except BaseException:
         _remove(staged)

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from understudy.errors import CorruptFileError
 
 MANIFEST = "MANIFEST.json"
+_MAX_BYTES = 2 << 20
 _RESTORE = "restore it from where it came from, or record and save the data again"
 
 
@@ -75,11 +76,16 @@ def version() -> str:
         return "unknown"
 
 
-def write_manifest(folder: Path, entries: Mapping[str, Mapping[str, Any]], **facts: Any) -> None:
-    """Write ``MANIFEST.json``: each file's SHA-256 and size, ``facts``, and a sum over the manifest itself."""
+def manifest_text(entries: Mapping[str, Mapping[str, Any]], **facts: Any) -> str:
+    """``MANIFEST.json``: each file's SHA-256 and size, ``facts``, and a sum over the manifest itself."""
     content = {"files": entries, "understudy": version(), **facts}
     content["sha256"] = hashlib.sha256(_canonical(content).encode()).hexdigest()
-    write_file(folder / MANIFEST, _canonical(content))
+    return _canonical(content)
+
+
+def write_manifest(folder: Path, entries: Mapping[str, Mapping[str, Any]], **facts: Any) -> None:
+    """Write ``manifest_text`` into a folder that has none."""
+    write_file(folder / MANIFEST, manifest_text(entries, **facts))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -90,6 +96,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError("too long")
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)
         written = content.pop("sha256")
@@ -135,3 +143,9 @@ def check_files(folder: Path, entries: Mapping[str, Mapping[str, Any]], *, hashe
             raise CorruptFileError(
                 expected=f"SHA-256 {entry['sha256'][:12]}… of {path}", got=f"{sha256[:12]}…: altered bytes", do=_RESTORE
             )
+
+
+def manifest_entry(path: Path) -> dict[str, Any]:
+    """What a manifest says about a file that is there already."""
+    size = path.stat().st_size
+    return {"sha256": _sha256(path, size), "size": size}
