@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import gymnasium as gym
@@ -25,7 +25,7 @@ from understudy.data.acting import (
     policy_to_callable,
 )
 from understudy.data.types import TrajectoryWithRew, TransitionsWithRew
-from understudy.errors import ConfigError, EmptyDataError
+from understudy.errors import ConfigError, EmptyDataError, EnvCrashedError
 
 __all__ = [
     "AnyPolicy",
@@ -73,6 +73,8 @@ def generate_trajectories(
 
     Raises:
         SpaceMismatchError: the policy was made for other spaces.
+        EnvCrashedError: an environment in a process of its own raised, died or hung; the error's ``finished`` holds the
+            trajectories that had ended. What an environment of this process raises comes through as it is.
     """
     return _generate(policy, venv, sample_until, rng, deterministic_policy=deterministic_policy, keep_infos=True)
 
@@ -93,6 +95,7 @@ def _generate(
     with (
         drawing_from(rng, policy, venv),
         nullcontext() if normalised is None else below(normalised) as original,
+        _handing_over(trajectories),
     ):
         obs: Any = venv.reset()
         n_envs = venv.num_envs
@@ -124,6 +127,16 @@ def _generate(
     # Environments finish short episodes first; without shuffling, a prefix of the list would be biased to them.
     rng.shuffle(trajectories)
     return trajectories
+
+
+@contextmanager
+def _handing_over(finished: list[TrajectoryWithRew]) -> Iterator[None]:
+    """What is finished goes with the error when an environment crashes."""
+    try:
+        yield
+    except EnvCrashedError as err:
+        err.finished = tuple(finished)
+        raise
 
 
 def _in_the_type_of(space: gym.Space[Any], obs: Any) -> Any:
@@ -186,6 +199,7 @@ def rollout(
     Raises:
         SpaceMismatchError: the policy was made for other spaces.
         ConfigError: an unknown keyword.
+        EnvCrashedError: as in ``generate_trajectories``, with what had ended in ``finished``.
     """
     deterministic = bool(kwargs.pop("deterministic_policy", False))
     if kwargs:

@@ -16,9 +16,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 from understudy.errors import ConfigError, MissingExtraError
+from understudy.util.guarded_vec_env import GuardedSubprocVecEnv
 from understudy.util.lean_vec_env import LeanDummyVecEnv
 from understudy.util.seeding import make_seeds
 
@@ -71,6 +72,7 @@ def make_vec_env(
     max_episode_steps: int | None = None,
     post_wrappers: Sequence[PostWrapper] | None = None,
     env_make_kwargs: Mapping[str, Any] | None = None,
+    step_timeout: float | None = 60.0,
 ) -> VecEnv:
     """Build ``n_envs`` monitored copies of an environment.
 
@@ -81,14 +83,17 @@ def make_vec_env(
         env_name: ``"Env-v0"``, ``"namespace/Env-v0"`` or ``"module:Env-v0"``.
         rng: moved on by ``2 * n_envs`` draws.
         n_envs: at least 1.
-        parallel: one process per copy (``SubprocVecEnv``) instead of one loop in this process.
+        parallel: one process per copy (GuardedSubprocVecEnv) instead of one loop in this process; the numbers are
+            the same.
         log_dir: Monitor files go to ``log_dir/monitor/mon000.monitor.csv`` and so on.
         max_episode_steps: replaces the time limit of the registered spec; ``None`` keeps it.
         post_wrappers: called in turn with the environment (outermost so far) and its index.
         env_make_kwargs: passed to ``gymnasium.make``.
+        step_timeout: with ``parallel``, seconds until an environment without an answer is an error; ``None``: never.
 
     Raises:
-        ConfigError: an unknown environment, or ``n_envs`` or ``max_episode_steps`` below 1.
+        ConfigError: an unknown environment, ``n_envs`` or ``max_episode_steps`` below 1, ``step_timeout`` not above 0.
+        EnvCrashedError: with ``parallel``, an environment could not be made.
     """
     if n_envs < 1:
         raise ConfigError("n_envs of at least 1", str(n_envs), "ask for one environment or more")
@@ -112,7 +117,7 @@ def make_vec_env(
         functools.partial(make, i, seeds[i], action_seeds[i]) for i in range(n_envs)
     ]
     if parallel:
-        return SubprocVecEnv(env_fns)
+        return GuardedSubprocVecEnv(env_fns, step_timeout=step_timeout, seeds=seeds)
     return LeanDummyVecEnv(env_fns)
 
 
