@@ -110,6 +110,7 @@ def _both(case: str | None = None) -> tuple[Side, Side]:
 
 
 _SAME_DATA = Same("demonstrations_sha256")
+_SAME_FILES = (Same("arrays_sha256"), Same("n_transitions"), Same("n_infos"), Close("infos_sum", 0.01))
 _SAME_WORK = (_SAME_DATA, Same("optimiser_steps"))
 
 WORKLOADS: tuple[Workload, ...] = (
@@ -164,6 +165,40 @@ WORKLOADS: tuple[Workload, ...] = (
         Side(OURS, "bare"),
         checks=(Same("n_steps"), Same("n_trajectories"), Close("return_mean", 0.0)),
         target=1.8,
+    ),
+    Workload(
+        "save",
+        "saving 500 trajectories of 1,000 steps, 17 + 6 float32 and rewards; understudy's with sync and SHA-256",
+        "dataset_files.py",
+        *_both("save"),
+        checks=_SAME_FILES,
+        target=20.0,
+        repeats=3,
+    ),
+    Workload(
+        "load_flatten",
+        "the same read back into flat arrays; understudy verifies the sums first",
+        "dataset_files.py",
+        *_both("load_flatten"),
+        checks=_SAME_FILES,
+        target=50.0,
+        repeats=3,
+    ),
+    Workload(
+        "save_infos",
+        "saving, with five entries in the info of each step",
+        "dataset_files.py",
+        *_both("save_infos"),
+        checks=_SAME_FILES,
+        repeats=3,
+    ),
+    Workload(
+        "load_flatten_infos",
+        "the same read back into flat arrays, all infos decoded",
+        "dataset_files.py",
+        *_both("load_flatten_infos"),
+        checks=_SAME_FILES,
+        repeats=3,
     ),
     Workload("import_package", "a fresh interpreter: `import LIBRARY`", "import_time.py", *_both("package")),
     Workload("import_bc", "a fresh interpreter: `from LIBRARY.algorithms import bc`", "import_time.py", *_both("bc")),

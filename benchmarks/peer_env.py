@@ -22,9 +22,13 @@ PINS = (
     "gymnasium[classic-control,mujoco]~=0.29",
     "stable-baselines3==2.2.1",
     "seals==0.2.1",
+    # Reading and writing data sets: the last pyarrow that works with NumPy 1, and a `datasets` that takes it.
+    "pyarrow==21.0.0",
+    "datasets==5.0.1",
+    "huggingface_hub<1",
     *FIRST,
 )
-SMOKE_TEST = "import imitation; from imitation.algorithms import bc; from imitation.data import rollout"
+SMOKE_TEST = "import imitation; from imitation.algorithms import bc; from imitation.data import rollout, serialize"
 
 
 def python_of(home: Path) -> Path:

@@ -11,7 +11,17 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from types import TracebackType
 
-VERSIONED = ("imitation", "understudy", "torch", "numpy", "gymnasium", "stable-baselines3", "seals")
+VERSIONED = (
+    "imitation",
+    "understudy",
+    "torch",
+    "numpy",
+    "gymnasium",
+    "stable-baselines3",
+    "seals",
+    "pyarrow",
+    "datasets",
+)
 
 
 @dataclass(frozen=True)

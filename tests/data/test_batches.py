@@ -165,7 +165,8 @@ def test_a_memory_map_is_never_read_whole(tmp_path: Path, channels_last: bool) -
     np.save(tmp_path / "images.npy", np.arange(10 * 3 * 4 * 4, dtype=np.uint8).reshape(10, 3, 4, 4))
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
     source = resident((mapped, np.arange(10)), 4, generator=seeded(), channels_last=channels_last)
-    (column,) = source._obs.values()
+    assert source._columns is not None
+    (column,) = source._columns.obs.values()
     assert column._tensor is None
     assert column._array is not None
     assert np.shares_memory(column._array, mapped)

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from understudy.data._order import RowRanges
 from understudy.data.dict_obs import Observation
 from understudy.data.types import Transitions, no_infos
 from understudy.errors import DataError
@@ -82,6 +83,14 @@ class Demonstrations:
         if self.next_frames is not None:
             return self.next_frames
         return None if self.obs_rows is None else self.frames[self.obs_rows + 1]
+
+    def acts_at(self, rows: np.ndarray) -> np.ndarray:
+        """Actions of some transitions only, shape (row, *act)."""
+        return np.asarray(self.acts[rows])
+
+    def ranges_of_episodes(self, episodes: np.ndarray) -> RowRanges:
+        """As ``rows_of_episodes``, without writing all of them out."""
+        return RowRanges(self.episode_offsets[episodes], self.episode_offsets[episodes + 1])
 
     def rows_of_episodes(self, episodes: np.ndarray) -> np.ndarray:
         """Indices of all transitions of the given episodes, in order, int64."""

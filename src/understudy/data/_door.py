@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from gymnasium import spaces
 from understudy.data.dict_obs import DictObs, Observation
 from understudy.errors import DataError, NonFiniteDataError, SpaceMismatchError, UnsupportedSpaceError
 
-_CHUNK = 1 << 20  # rows looked at together: a check never copies a whole data set
+_CHUNK = 1 << 20  # values looked at together
 
 
 def check_numeric(name: str, values: Observation) -> None:
@@ -27,37 +28,55 @@ def check_numeric(name: str, values: Observation) -> None:
         )
 
 
-def check_finite(name: str, values: Observation, episode_offsets: np.ndarray, where: str = "") -> None:
+def check_finite(
+    name: str, values: Observation | Sequence[Observation], episode_offsets: np.ndarray, where: str = ""
+) -> None:
     """Raise NonFiniteDataError at the first NaN or infinity, saying in which trajectory, step and entry it stands.
 
     Args:
         name: the field's name, for the message.
-        values: shape (row, *item).
+        values: shape (row, *item); or pieces of it, in order.
         episode_offsets: the rows of episode ``e`` are ``offsets[e]:offsets[e + 1]``.
         where: which part of the data this is, where it is not all of it.
     """
-    if isinstance(values, DictObs):
-        for key, array in values.items():
-            check_finite(f"{name}[{key!r}]", array, episode_offsets, where)
-        return
-    if not np.issubdtype(values.dtype, np.floating):
-        return
-    rows_a_chunk = max(1, _CHUNK // max(1, int(np.prod(values.shape[1:]))))
+    pieces = [values] if isinstance(values, (np.ndarray, DictObs)) else values
+    arrays = [piece for piece in pieces if isinstance(piece, np.ndarray)]
+    if not arrays:
+        dictionaries = [piece.unwrap() for piece in pieces if isinstance(piece, DictObs)]
+        for key in dictionaries[0]:
+            check_finite(f"{name}[{key!r}]", [entries[key] for entries in dictionaries], episode_offsets, where)
+    elif np.issubdtype(arrays[0].dtype, np.floating):
+        _check_finite(name, arrays, episode_offsets, where)
+
+
+def _blocks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows looked at together, and the number of the first: a check never copies a whole data set."""
+    rows = max(1, _CHUNK // max(1, int(np.prod(values.shape[1:]))))
+    for start in range(0, len(values), rows):
+        yield start, values[start : start + rows]
+
+
+def _check_finite(name: str, pieces: list[np.ndarray], episode_offsets: np.ndarray, where: str) -> None:
     bad_rows: list[np.ndarray] = []
-    for start in range(0, len(values), rows_a_chunk):
-        chunk = values[start : start + rows_a_chunk]
-        # The sum is finite exactly when no value is NaN or infinite, unless finite values overflow: look closer then.
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspicious = not np.isfinite(chunk.sum())
-        if suspicious:
-            finite = np.isfinite(chunk).reshape(len(chunk), -1).all(axis=1)
-            bad_rows.append(np.flatnonzero(~finite) + start)
-    rows = np.concatenate(bad_rows) if bad_rows else np.array([], dtype=np.int64)
-    if len(rows) == 0:
+    first_bad: np.ndarray | None = None
+    before = 0
+    for piece in pieces:
+        for start, block in _blocks(piece):
+            # The sum is finite exactly if all values are, unless finite ones overflow: look closer then.
+            with np.errstate(over="ignore", invalid="ignore"):
+                suspicious = not np.isfinite(block.sum())
+            if suspicious:
+                bad = np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))
+                bad_rows.append(bad + before + start)
+                if first_bad is None and len(bad):
+                    first_bad = block[bad[0]]
+        before += len(piece)
+    if first_bad is None:
         return
+    rows = np.concatenate(bad_rows)
     row = int(rows[0])
     episode = int(np.searchsorted(episode_offsets, row, side="right")) - 1
-    entry = np.argwhere(~np.isfinite(values[row]))[0] if values.ndim > 1 else []
+    entry = np.argwhere(~np.isfinite(first_bad))[0] if first_bad.ndim else []
     episodes = np.unique(np.searchsorted(episode_offsets, rows, side="right") - 1)
     some = ", ".join(str(e) for e in episodes[:8]) + (f" and {len(episodes) - 8} more" if len(episodes) > 8 else "")
     listed = f"episode{'' if len(episodes) == 1 else 's'} {some}" if len(episode_offsets) > 2 else "these steps"
@@ -127,6 +146,14 @@ def fitted_acts(acts: np.ndarray, space: spaces.Space[Any]) -> np.ndarray:
             unclipped samples are still the best targets there are.
         UnsupportedSpaceError: a space without one fixed shape.
     """
+    acts = checked_acts(acts, space)
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)) and acts.dtype.kind == "f":
+        return acts.astype(np.int64)
+    return acts
+
+
+def checked_acts(acts: np.ndarray, space: spaces.Space[Any]) -> np.ndarray:
+    """As ``fitted_acts``, in their own type: a view, nothing is copied."""
     shape = _shape_of(space, "acts")
     if acts.shape[1:] != shape:
         if [size for size in acts.shape[1:] if size != 1] != [size for size in shape if size != 1]:
@@ -135,8 +162,6 @@ def fitted_acts(acts: np.ndarray, space: spaces.Space[Any]) -> np.ndarray:
             )
         acts = acts.reshape(len(acts), *shape)
     _check_choices(acts, space, "acts")
-    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)) and acts.dtype.kind == "f":
-        return acts.astype(np.int64)
     if isinstance(space, spaces.Box) and acts.dtype.kind == "b":
         raise _mismatch("acts", space, "booleans", "convert them to float32")
     return acts
@@ -155,14 +180,18 @@ def _check_choices(values: np.ndarray, space: spaces.Space[Any], name: str) -> N
         low, high = 0, 2
     else:
         return
-    if values.dtype.kind == "f" and (np.floor(values) != values).any():
-        raise _mismatch(name, space, "numbers that are not whole", "pass the index of each choice")
-    outside = (values < low) | (values >= high)
-    if outside.any():
-        row = int(np.argwhere(outside)[0][0])
+    row, n_outside = -1, 0
+    for start, block in _blocks(values):
+        if values.dtype.kind == "f" and (np.floor(block) != block).any():
+            raise _mismatch(name, space, "numbers that are not whole", "pass the index of each choice")
+        outside = (block < low) | (block >= high)
+        if n_outside == 0 and outside.any():
+            row = start + int(np.argwhere(outside)[0][0])
+        n_outside += int(np.count_nonzero(outside))
+    if n_outside:
         raise _mismatch(
             name,
             space,
-            f"{values[row]} in row {row} ({int(outside.sum())} values outside)",
+            f"{values[row]} in row {row} ({n_outside} values outside)",
             "check that indices start where the space starts",
         )

@@ -5,7 +5,8 @@ and optionally ``next_obs``, ``dones`` or ``terminated``, ``truncated``, ``rews`
 pair ``(obs, acts)``; an iterable of batches of such mappings; a ``DataLoader``; the path of a dataset on disk.
 
 A ``DataLoader`` stays a stream, read anew each epoch, because it may augment or shuffle in its own way. All else is
-read once into contiguous arrays whose dtype never changes.
+read once into contiguous arrays whose dtype never changes; a dataset on disk of more than 64 MiB is checked once and
+stays there, and what is used of it is read when it is used.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import gymnasium as gym
 from torch.utils.data import DataLoader
 
 from understudy.data._dataset import Demonstrations
-from understudy.data._door import check_finite, check_numeric, fitted_acts, fitted_obs
+from understudy.data._door import check_finite, check_numeric, checked_acts, fitted_acts, fitted_obs
 from understudy.data._forms import from_arrays, from_batches, read_unchecked
+from understudy.data._mapped import MappedDemonstrations
+from understudy.data._order import RowRanges
 from understudy.data.types import AnyPath, Trajectory, TransitionsMinimal
 from understudy.errors import DataError
 
@@ -37,6 +40,7 @@ __all__ = [
     "AnyDemonstrations",
     "BatchStream",
     "Demonstrations",
+    "RowRanges",
     "as_demonstrations",
     "read_demonstrations",
     "read_unchecked",
@@ -107,6 +111,8 @@ def _fit(
     action_space: gym.Space[Any] | None,
     where: str = "",
 ) -> Demonstrations:
+    if isinstance(demos, MappedDemonstrations):
+        return _fit_mapped(demos, observation_space, action_space)
     _check_values(demos, where)
     frames = demos.frames if observation_space is None else fitted_obs(demos.frames, observation_space, "obs")
     next_frames = demos.next_frames
@@ -114,6 +120,28 @@ def _fit(
         next_frames = fitted_obs(next_frames, observation_space, "next_obs")
     acts = demos.acts if action_space is None else fitted_acts(demos.acts, action_space)
     return dataclasses.replace(demos, frames=frames, next_frames=next_frames, acts=acts)
+
+
+def _fit_mapped(
+    demos: MappedDemonstrations, observation_space: gym.Space[Any] | None, action_space: gym.Space[Any] | None
+) -> MappedDemonstrations:
+    """As ``_fit``, a piece at a time; the pieces stay as they are, seen another way where the spaces want it."""
+    first = demos.columns[0]
+    check_numeric("obs", first.obs)
+    check_numeric("acts", first.acts)
+    check_finite("obs", [part.obs for part in demos.columns], demos.frame_offsets)
+    check_finite("acts", [part.acts for part in demos.columns], demos.episode_offsets)
+    if first.rews is not None:
+        check_numeric("rews", first.rews)
+        check_finite("rews", [p.rews for p in demos.columns if p.rews is not None], demos.episode_offsets)
+    columns = list(demos.columns)
+    if observation_space is not None:
+        columns = [dataclasses.replace(p, obs=fitted_obs(p.obs, observation_space, "obs")) for p in columns]
+    act_dtype = demos.act_dtype
+    if action_space is not None:
+        act_dtype = fitted_acts(columns[0].acts[:1], action_space).dtype
+        columns = [dataclasses.replace(p, acts=checked_acts(p.acts, action_space)) for p in columns]
+    return MappedDemonstrations(columns, act_dtype)
 
 
 def _check_values(demos: Demonstrations, where: str) -> None:
