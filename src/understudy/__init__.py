@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from understudy.algorithms.bc import BC as BC
+    from understudy.algorithms.checkpoints import Checkpoints as Checkpoints
     from understudy.data.demonstrations import as_demonstrations as as_demonstrations
     from understudy.data.rollout import flatten_trajectories as flatten_trajectories
     from understudy.data.rollout import make_sample_until as make_sample_until
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 _DOOR = {
     "BC": "understudy.algorithms.bc",
+    "Checkpoints": "understudy.algorithms.checkpoints",
     "Trajectory": "understudy.data.types",
     "TrajectoryWithRew": "understudy.data.types",
     "Transitions": "understudy.data.types",

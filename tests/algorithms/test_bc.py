@@ -22,8 +22,10 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch.utils.data import DataLoader, IterableDataset
 
-from understudy.algorithms import bc
+from understudy.algorithms import _bc_training, bc
+from understudy.algorithms._supervised import FitResult
 from understudy.data import rollout
+from understudy.data.batches import BatchSource
 from understudy.data.types import Transitions, TransitionsMinimal, transitions_collate_fn
 from understudy.errors import (
     ConfigError,
@@ -194,15 +196,28 @@ def test_the_callers_arrays_keep_their_flags_and_bytes() -> None:
     assert np.shares_memory(trainer._demonstrations.obs, obs)  # type: ignore[union-attr, arg-type]
 
 
-def test_images_stay_bytes_until_they_are_batches() -> None:
+def source_of(trainer: bc.BC, monkeypatch: pytest.MonkeyPatch) -> BatchSource:
+    """What the training loop is given to draw from."""
+    seen: list[BatchSource] = []
+
+    def look(step: object, source: BatchSource, **options: object) -> FitResult:
+        seen.append(source)
+        return FitResult(0, 0, 0, False)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_bc_training, "fit", look)
+        trainer.train(n_epochs=1, progress_bar=False)
+    return seen[0]
+
+
+def test_images_stay_bytes_until_they_are_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     space = spaces.Box(0, 255, (3, 36, 36), np.uint8)
     obs = np.random.default_rng(0).integers(0, 256, (20, 3, 36, 36), dtype=np.uint8)
     from stable_baselines3.common.policies import ActorCriticCnnPolicy
 
     policy = ActorCriticCnnPolicy(space, ACT, lambda _: 1e-3)
     trainer = make_bc({"obs": obs, "acts": np.arange(20) % 2}, observation_space=space, policy=policy, batch_size=8)
-    source, _ = trainer._source(0.0, None, True)
-    chunk = next(iter(source.epoch()))
+    chunk = next(iter(source_of(trainer, monkeypatch).epoch()))
     assert isinstance(chunk.obs, torch.Tensor)
     assert chunk.obs.dtype == torch.uint8
     assert chunk.obs.is_contiguous(memory_format=torch.channels_last)
@@ -822,9 +837,9 @@ def test_bfloat16_from_a_loader_is_named() -> None:
         make_bc(DataLoader(rows, batch_size=2)).train(n_epochs=1, progress_bar=False)  # type: ignore[arg-type]
 
 
-def test_chunks_of_one_hot_observations_stay_small() -> None:
+def test_chunks_of_one_hot_observations_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 500 choices each row becomes 2,000 bytes: chunks of 4 MiB hold 2,080 rows in batches of 32."""
     data = {"obs": np.arange(10_000) % 500, "acts": np.arange(10_000) % 2}
     trainer = make_bc(data, observation_space=spaces.Discrete(500))
-    source, _ = trainer._source(0.0, None, True)
+    source = source_of(trainer, monkeypatch)
     assert max(len(chunk) for chunk in source.epoch()) == 4 * 2**20 // (2_000 * 32) * 32 == 2_080

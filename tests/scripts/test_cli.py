@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -85,8 +87,9 @@ def test_train_bc_writes_a_whole_run_folder(in_tmp: Path, capsys: pytest.Capture
     assert train("--out", "run", "--n-demonstrations", "3", "--n-epochs", "1", "--validation-fraction", "0.34") == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("random", "expert", "clone", "95 %", "run/policy/policy.safetensors"))
-    names = {path.name for path in Path("run").rglob("*") if path.is_file()}
-    assert names == {"config.json", "metrics.jsonl", "results.json", "report.html", "policy.safetensors"}
+    names = {path.name for path in Path("run").iterdir()}
+    files = {"config.json", "metrics.jsonl", "results.json", "report.html", "journal.jsonl", ".lock"}
+    assert names == files | {"policy", "checkpoints"}
     config = json.loads(Path("run/config.json").read_text())
     assert config["status"] == "finished"
     assert config["data"]["episodes"] == 3
@@ -166,19 +169,25 @@ def test_more_episodes_than_there_are_is_a_mistake(in_tmp: Path, capsys: pytest.
     assert "at least 3 episodes" in capsys.readouterr().err
 
 
-def test_ctrl_c_saves_the_clone_so_far(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault("F27")
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_clone_so_far(
+    sig: signal.Signals, in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = BC.train
 
     def interrupted(self: BC, **kwargs: Any) -> None:
         def stop() -> None:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), sig)
 
         whole(self, **kwargs, on_epoch_end=stop)
 
-    monkeypatch.setattr(BC, "train", interrupted)
-    assert train("--out", "run", "--demonstrations", str(npz(in_tmp / "mine.npz"))) == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(BC, "train", interrupted)
+        assert train("--out", "run", "--demonstrations", str(npz(in_tmp / "mine.npz"))) == 128 + sig
     assert json.loads(Path("run/config.json").read_text())["status"] == "interrupted"
     assert "interrupted" in Path("run/report.html").read_text()
+    assert "understudy train bc --resume run" in capsys.readouterr().out
     assert cli.main(["evaluate", "CartPole-v1", "--policy", "run", *SMALL]) == 0
 
 

@@ -54,7 +54,7 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="can be made"), _folder(tmp_path / "file" / "run"):
+    with pytest.raises(ConfigError, match="can be written to"), _folder(tmp_path / "file" / "run"):
         pass
 
 

@@ -189,11 +189,21 @@ class BCLogger:
         self._logger = logger
         self._tensorboard_step = 0
         self._epoch = 0
+        self._pending: dict[str, float] = {}
 
     @property
     def logger(self) -> HierarchicalLogger:
         """Where it writes."""
         return self._logger
+
+    def state(self) -> dict[str, Any]:
+        """Where its counters stand, and what waits to be written."""
+        return {"tensorboard_step": self._tensorboard_step, "epoch": self._epoch, "pending": dict(self._pending)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self._tensorboard_step, self._epoch = state["tensorboard_step"], state["epoch"]
+        self._pending = dict(state["pending"])
 
     def reset_tensorboard_steps(self) -> None:
         """Plot from x = 0 again."""
@@ -205,8 +215,7 @@ class BCLogger:
 
     def log_values(self, values: Mapping[str, float]) -> None:
         """Record further values under ``bc/``; they are written with the next batch."""
-        for key, value in values.items():
-            self._logger.record(f"bc/{key}", value)
+        self._pending.update(values)
 
     def log_batch(
         self,
@@ -224,6 +233,9 @@ class BCLogger:
         for field in dataclasses.fields(training_metrics):
             value = getattr(training_metrics, field.name)
             self._logger.record(f"bc/{field.name}", None if value is None else float(value.detach()))
+        for key, pending in self._pending.items():
+            self._logger.record(f"bc/{key}", pending)
+        self._pending = {}
         for key, value in rollout_stats.items():
             self._logger.record(f"rollout/{key}", value)
         self._logger.dump(self._tensorboard_step)

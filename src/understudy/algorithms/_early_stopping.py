@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
 from understudy.algorithms._cloning_steps import CloningStep
 from understudy.data.batches import ResidentBatches
-from understudy.data.demonstrations import Demonstrations
+from understudy.data.demonstrations import Demonstrations, RowRanges
 from understudy.errors import ConfigError, DataError
 
 
 def split_episodes(
     demos: Demonstrations, fraction: float, rng: np.random.Generator
-) -> tuple[np.ndarray | None, np.ndarray | None]:
+) -> tuple[RowRanges | None, RowRanges | None]:
     """Rows to train on and rows held out; whole episodes only, since neighbouring steps are nearly copies.
 
     Returns:
@@ -31,7 +33,7 @@ def split_episodes(
     n_held_out = min(max(1, round(fraction * demos.n_episodes)), demos.n_episodes - 1)
     order = rng.permutation(demos.n_episodes)
     held_out, train = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
-    return demos.rows_of_episodes(train), demos.rows_of_episodes(held_out)
+    return demos.ranges_of_episodes(train), demos.ranges_of_episodes(held_out)
 
 
 def check_split(demos: Demonstrations, fraction: float) -> None:
@@ -46,9 +48,9 @@ def check_split(demos: Demonstrations, fraction: float) -> None:
         )
 
 
-def episodes_of(demos: Demonstrations, rows: np.ndarray) -> tuple[int, ...]:
-    """The episodes that the given transitions belong to, rising."""
-    return tuple(np.unique(np.searchsorted(demos.episode_offsets, rows, side="right") - 1).tolist())
+def episodes_of(demos: Demonstrations, rows: RowRanges) -> tuple[int, ...]:
+    """The whole episodes whose transitions are given, rising."""
+    return tuple((np.searchsorted(demos.episode_offsets, rows.starts, side="right") - 1).tolist())
 
 
 class EarlyStopping:
@@ -94,6 +96,16 @@ class EarlyStopping:
         if self._patience is None or self.best_epoch is None:
             return False
         return len(self.losses) - 1 - self.best_epoch >= self._patience
+
+    def state(self) -> dict[str, Any]:
+        """What was measured so far, and the best parameters."""
+        return {"losses": list(self.losses), "best_epoch": self.best_epoch, "best": self._best}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.losses = list(state["losses"])
+        self.best_epoch = state["best_epoch"]
+        self._best = state["best"]
 
     def finish(self, step: CloningStep) -> None:
         """Measure once if no epoch ended, and put the best parameters back, if that is wanted."""

@@ -59,6 +59,39 @@ class Position:
     """Samples up to and including this batch."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a training has come, between two batches."""
+
+    epoch: int = 0
+    """Whole passes made."""
+
+    batch: int = 0
+    """Optimiser steps made."""
+
+    samples: int = 0
+    """Samples seen, repetitions counted."""
+
+    batch_in_epoch: int = 0
+    """Batches seen of the pass under way."""
+
+
+class Legs(Protocol):
+    """Cuts a training into legs that begin with fresh seeds, so that it can be resumed where any of them begins."""
+
+    every: int
+    """Batches in a leg."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Decide the order of this pass, whatever happened before it."""
+
+    def end_leg(self, progress: Progress) -> None:
+        """Save, and seed the next leg."""
+
+    def check_signals(self, progress: Progress) -> None:
+        """Raise if the user asked to stop."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Hooks:
     """Who looks on. All are optional."""
@@ -119,8 +152,22 @@ def fit(
     schedule: Schedule | None = None,
     progress_bar: bool = False,
     description: str = "training",
+    start: Progress | None = None,
+    legs: Legs | None = None,
 ) -> FitResult:
     """Train until the budget is used up or a hook stops it.
+
+    Args:
+        step: learns from a batch.
+        source: gives the batches.
+        n_epochs: whole passes. Give exactly one of this and ``n_batches``.
+        n_batches: optimiser steps.
+        hooks: who looks on.
+        schedule: learning rate from the progress remaining.
+        progress_bar: show one, with the time left.
+        description: beside the bar.
+        start: where an earlier run stood, which counts towards the budget.
+        legs: what saves now and then.
 
     Raises:
         ConfigError: not exactly one budget, or one below 1.
@@ -128,18 +175,27 @@ def fit(
     """
     check_budget(n_epochs, n_batches)
     hooks = hooks or Hooks()
+    start = start or Progress()
     an_epoch = _length(source)
     total = n_batches if n_epochs is None else an_epoch and n_epochs * an_epoch
-    guard = _Guard(step)
-    epoch = batch_number = samples = 0
+    guard = _Guard(step, start.batch)
+    epoch, batch_number, samples, in_epoch = start.epoch, start.batch, start.samples, start.batch_in_epoch
+    leg_began = batch_number
     stopped = False
+    # A stream cannot be entered in the middle of a pass: there a leg lasts until the pass ends.
+    cut_anywhere = source.chunk_batches is not None
 
     def remaining() -> float:
         return 1 - batch_number / total if total else 1 - epoch / (n_epochs or 1)
 
-    with tqdm(total=total, desc=description, unit="batch", disable=not progress_bar, dynamic_ncols=True) as bar:
-        for epoch in range(n_epochs) if n_epochs is not None else itertools.count():
-            for batch in _batches(step, source):
+    bar = tqdm(
+        total=total, initial=start.batch, desc=description, unit="batch", disable=not progress_bar, dynamic_ncols=True
+    )
+    with bar:
+        for epoch in range(start.epoch, n_epochs) if n_epochs is not None else itertools.count(start.epoch):
+            if legs is not None:
+                legs.begin_epoch(epoch)
+            for batch in _batches(step, source, in_epoch):
                 samples += len(batch)
                 if schedule is not None:
                     step.set_learning_rate(schedule(remaining()))
@@ -148,6 +204,7 @@ def fit(
                 else:
                     _train_and_log(step, batch, Position(epoch, batch_number, samples), hooks)
                 batch_number += 1
+                in_epoch += 1
                 if hooks.on_batch_end is not None:
                     hooks.on_batch_end()
                     step.refresh()
@@ -155,18 +212,28 @@ def fit(
                     bar.update(batch_number - bar.n)
                 if not batch_number % _GUARD_EVERY:
                     guard.check(batch_number)
+                if legs is not None:
+                    if cut_anywhere and batch_number - leg_began >= legs.every and batch_number != n_batches:
+                        guard.check(batch_number)  # never save what is not finite
+                        legs.end_leg(Progress(epoch, batch_number, samples, in_epoch))
+                        leg_began = batch_number
+                    legs.check_signals(Progress(epoch, batch_number, samples, in_epoch))
                 if batch_number == n_batches and (an_epoch is None or batch_number % an_epoch):
                     break
             else:
                 # Only whole passes count, also when the budget ends in the middle of one. (A stream does not tell that
                 # its last batch is the last.)
                 epoch += 1
+                in_epoch = 0
                 guard.check(batch_number)
                 if hooks.on_epoch_end is not None:
                     stopped = hooks.on_epoch_end(epoch - 1)
                     step.refresh()
                 if stopped or batch_number == n_batches:
                     break
+                if legs is not None and not cut_anywhere and batch_number - leg_began >= legs.every:
+                    legs.end_leg(Progress(epoch, batch_number, samples))
+                    leg_began = batch_number
                 continue
             break
         bar.update(batch_number - bar.n)
@@ -181,10 +248,14 @@ def _length(source: BatchSource) -> int | None:
         return None
 
 
-def _batches(step: Step, source: BatchSource) -> Iterator[Batch]:
-    for chunk in source.epoch():
+def _batches(step: Step, source: BatchSource, first: int) -> Iterator[Batch]:
+    """One pass from batch ``first`` on; chunks are cut where they are cut in a pass from the start."""
+    skipped, left_out = divmod(first, source.chunk_batches) if source.chunk_batches is not None else (0, 0)
+    for chunk in source.epoch(skipped):
         prepared = step.prepare(chunk)
-        yield from [prepared] if source.batch_size is None else prepared.split(source.batch_size)
+        batches = iter([prepared]) if source.batch_size is None else prepared.split(source.batch_size)
+        yield from itertools.islice(batches, left_out, None) if left_out else batches
+        left_out = 0
 
 
 def _train_and_log(step: Step, batch: Batch, position: Position, hooks: Hooks) -> None:
@@ -198,11 +269,11 @@ def _train_and_log(step: Step, batch: Batch, position: Position, hooks: Hooks) -
 class _Guard:
     """Keeps the last state known to be finite."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, batch_number: int = 0) -> None:
         self._step = step
         self._good: list[torch.Tensor] = []
-        self._checked_at = 0
-        self.check(0)
+        self._checked_at = batch_number
+        self.check(batch_number)
 
     def check(self, batch_number: int) -> None:
         state = self._step.state()

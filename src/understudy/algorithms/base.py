@@ -1,12 +1,14 @@
-"""What every algorithm shares: a logger, demonstrations through one door, and the fixed-horizon check."""
+"""What every algorithm shares: a logger, state on disk, demonstrations through one door, the fixed-horizon check."""
 
 from __future__ import annotations
 
 import abc
 import warnings
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from stable_baselines3.common.policies import BasePolicy
 from torch.utils.data import DataLoader
 
@@ -15,7 +17,10 @@ from understudy.data.demonstrations import BatchStream as _BatchStream
 from understudy.data.types import TransitionMapping, TransitionsMinimal, transitions_collate_fn
 from understudy.errors import ConfigError, DataError
 from understudy.util import logger as logging_door
+from understudy.util.checkpoint import Writer, write_checkpoint
 from understudy.util.logger import HierarchicalLogger
+from understudy.util.paths import AnyPath
+from understudy.util.state_tree import Tree
 
 AnyTransitions = AnyDemonstrations
 """Anything ``understudy.data.demonstrations.as_demonstrations`` takes."""
@@ -44,6 +49,56 @@ class BaseImitationAlgorithm(abc.ABC):
                 "Compare only with results obtained in the same way.",
                 stacklevel=3,
             )
+
+    rng: np.random.Generator
+    """Decides everything random; a training in legs puts a new one here at the beginning of each."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything that learning changes: nested dictionaries and lists of plain values, arrays and tensors.
+
+        Equal states go on to equal results. Tensors are the trainer's own, not copies.
+
+        Raises:
+            NotImplementedError: a class that does not say what its state is.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be saved: give it `state` and `restore`")
+
+    def restore(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Become what was saved in ``folder``.
+
+        Args:
+            state: as `state` gave it, without what ``_parts_in_files`` names.
+            folder: the checkpoint, which has been verified.
+
+        Raises:
+            CorruptFileError: the state is not one of this class.
+            CheckpointError: it belongs to other networks than this trainer's.
+            NotImplementedError: as `state`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be restored: give it `state` and `restore`")
+
+    def _parts_in_files(self) -> Mapping[str, Writer]:
+        """Entries of `state` that have files of their own, ``<name>.safetensors``, and what writes them."""
+        return {}
+
+    def save(self, path: AnyPath) -> None:
+        """Write the whole trainer to a folder: networks, optimisers, normalisers, counters, random generators.
+
+        The folder is complete and checked by its sums, or is not there; ``load`` reads it without running anything
+        from it. To save while training goes on, pass ``checkpoints=`` to ``train``.
+
+        Raises:
+            CheckpointError: it cannot be written, or something else has this name; what stood there is untouched.
+        """
+        self.write(path)
+
+    def write(self, path: AnyPath, run: Tree = None) -> None:
+        """As `save`, with the state of a training under way beside the trainer's."""
+        state, files = dict(self.state()), self._parts_in_files()
+        for name in files:
+            state.pop(name)
+        named = {f"{name}.safetensors": write for name, write in files.items()}
+        write_checkpoint(path, {"trainer": state, "run": run}, kind=type(self).__name__, files=named)
 
     @property
     def logger(self) -> HierarchicalLogger:

@@ -19,19 +19,19 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv
 
 from understudy.algorithms import base
 from understudy.algorithms._bc_checks import (
-    check_batch_norm,
     check_covered,
     check_optimizer,
     check_options,
@@ -48,24 +48,33 @@ from understudy.algorithms._bc_parts import (
     BehaviorCloningTrainer,
     RolloutStatsComputer,
     enumerate_batches,
-    training_metrics,
 )
+from understudy.algorithms._bc_state import (
+    BCOptions,
+    freeze_again,
+    frozen_names,
+    optimizer_class,
+    restore_optimizer,
+)
+from understudy.algorithms._bc_training import BCResult, BCTraining, Wishes
 from understudy.algorithms._cloning_steps import CloningStep, LossSettings, cloning_step
-from understudy.algorithms._early_stopping import EarlyStopping, episodes_of, split_episodes
-from understudy.algorithms._supervised import FitResult, Hooks, Position, Schedule, check_budget, fit
-from understudy.data.batches import Batch, BatchSource, ResidentBatches, StreamBatches
+from understudy.algorithms._supervised import Schedule, check_budget
+from understudy.algorithms.checkpoints import Checkpoints
 from understudy.data.demonstrations import BatchStream, Demonstrations, as_demonstrations
 from understudy.data.types import AnyPath, TransitionsMinimal
 from understudy.errors import ConfigError
 from understudy.policies.base import FeedForward32Policy, OffsetFeedForward32Policy
 from understudy.policies.heads import action_offset
-from understudy.util.devices import one_thread_if_small, resolve_device
+from understudy.util.checkpoint import Writer, latest, read_checkpoint, using
+from understudy.util.devices import resolve_device
 from understudy.util.logger import HierarchicalLogger
-from understudy.util.seeding import make_seeds, torch_generator, torch_seeded
+from understudy.util.seeding import generator_from, generator_state, torch_seeded
+from understudy.util.space_json import space_from_json, space_to_json
 
 __all__ = [
     "BC",
     "BCLogger",
+    "BCResult",
     "BCTrainingMetrics",
     "BatchIteratorWithEpochEndCallback",
     "BehaviorCloningLossCalculator",
@@ -76,24 +85,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+_POLICY_FILE = "policy.safetensors"
 _DEFAULT_LEARNING_RATE = 1e-3  # torch's own default for Adam, kept so that the policy's optimiser is finite too
-
-
-@dataclasses.dataclass(frozen=True)
-class BCResult:
-    """What one call of ``train`` did."""
-
-    fit: FitResult
-    """Epochs, batches and samples."""
-
-    validation_neglogp: tuple[float, ...] = ()
-    """Mean negative log-likelihood on held-out episodes after each epoch, in nats."""
-
-    best_epoch: int | None = None
-    """The epoch whose parameters were kept, counted from 0; None without validation."""
-
-    held_out_episodes: tuple[int, ...] = ()
-    """Which episodes of the demonstrations were held out, rising."""
 
 
 class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
@@ -164,6 +157,7 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
             **fused_where_possible(optimizer_cls, dict(optimizer_kwargs or {})),
         )
         self._lr_schedule = lr_schedule
+        self._compile = compile
         self._bc_logger: BCLogger | None = None
         self._choose_step = functools.partial(
             cloning_step,
@@ -231,6 +225,7 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
         validation_fraction: float = 0.0,
         patience: int | None = None,
         save_best: bool = True,
+        checkpoints: Checkpoints | None = None,
     ) -> BCResult:
         """Fit the policy; may be called again to go on.
 
@@ -247,64 +242,41 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
             validation_fraction: part of the *episodes* to hold out, in [0, 1); their loss is logged each epoch.
             patience: stop after so many epochs without a better validation loss.
             save_best: with validation, end with the parameters of the best epoch.
+            checkpoints: save as the training goes, so that it can be resumed exactly; its unit is optimiser steps. A
+                DataLoader is saved only between its passes, and must give the same batches again.
 
         Raises:
             ConfigError: contradictory options, or no demonstrations yet.
             DataError: validation on data that does not tell its episodes.
             TrainingDivergedError: numbers became NaN or infinite; the last finite parameters are back.
+            CheckpointError: a checkpoint could not be written or read; earlier ones are untouched.
+            RunLockedError: another process trains with these checkpoints.
+            TrainingInterrupted: with ``checkpoints``, Ctrl-C or SIGTERM; what was learned is saved.
         """
         check_budget(n_epochs, n_batches)
         if log_interval < 1:
             raise ConfigError(expected="`log_interval` ≥ 1", got=str(log_interval), do="log every 500 batches")
         if log_rollouts_venv is not None:
             check_venv(log_rollouts_venv, self.observation_space, self.action_space)
+        wishes = Wishes(
+            n_epochs=n_epochs,
+            n_batches=n_batches,
+            on_epoch_end=on_epoch_end,
+            on_batch_end=on_batch_end,
+            log_interval=log_interval,
+            log_rollouts_venv=log_rollouts_venv,
+            log_rollouts_n_episodes=log_rollouts_n_episodes,
+            progress_bar=progress_bar,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            save_best=save_best,
+            checkpoints=checkpoints,
+        )
         bc_logger = self._ready_logger(reset_tensorboard)
-        # Spawned, so that what is logged never changes what is learned.
-        rollout_rng = np.random.default_rng(make_seeds(self.rng))
         check_covered(self._policy, self.optimizer)
         if not self._step.still_fits():
             self._step = self._choose_step()
-        source, stopping = self._source(validation_fraction, patience, save_best)
-        compute_rollout_stats = RolloutStatsComputer(log_rollouts_venv, log_rollouts_n_episodes)
-
-        def before_logged_batch(position: Position, batch: Batch) -> BCTrainingMetrics:
-            calculator = self.loss_calculator
-            return training_metrics(
-                self._step.terms(batch), self._policy, calculator.ent_weight, calculator.l2_weight, batch.weights
-            )
-
-        def log(position: Position, batch: Batch, metrics: BCTrainingMetrics) -> None:
-            bc_logger.log_epoch(position.epoch)
-            stats = compute_rollout_stats(self._policy, rollout_rng)
-            bc_logger.log_batch(position.batch, len(batch), position.samples, metrics, stats)
-
-        def at_epoch_end(epoch: int) -> bool:
-            stop = False
-            if stopping is not None:
-                bc_logger.log_values({"validation_neglogp": stopping.measure(epoch, self._step)})
-                stop = stopping.should_stop
-            if on_epoch_end is not None:
-                on_epoch_end()
-            return stop
-
-        rows = self.minibatch_size or self.batch_size
-        work = rows * sum(p.numel() for p in self._policy.parameters())
-        with torch_seeded(self.rng, self._policy.device), one_thread_if_small(work), self._step.running():
-            result = fit(
-                self._step,
-                source,
-                n_epochs=n_epochs,
-                n_batches=n_batches,
-                hooks=Hooks(log_interval, before_logged_batch, log, on_batch_end, at_epoch_end),
-                schedule=self._lr_schedule,
-                progress_bar=progress_bar,
-                description="cloning",
-            )
-            if stopping is not None:
-                stopping.finish(self._step)
-        if stopping is None:
-            return BCResult(result)
-        return BCResult(result, tuple(stopping.losses), stopping.best_epoch, stopping.episodes)
+        return BCTraining(self, self._demonstrations, self._step, self._lr_schedule, bc_logger, wishes).run()
 
     def _ready_logger(self, reset_tensorboard: bool) -> BCLogger:
         if self._bc_logger is None or self._bc_logger.logger is not self.logger:
@@ -313,51 +285,112 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
             self._bc_logger.reset_tensorboard_steps()
         return self._bc_logger
 
-    def _source(
-        self, validation_fraction: float, patience: int | None, save_best: bool
-    ) -> tuple[BatchSource, EarlyStopping | None]:
-        demos = self._demonstrations
-        if demos is None:
-            raise ConfigError(
-                expected="demonstrations to learn from",
-                got="none so far",
-                do="pass demonstrations=… to BC, or call set_demonstrations before train",
+    def state(self) -> dict[str, Any]:
+        """Parameters, optimiser, random generator and counters."""
+        return {
+            "options": dataclasses.asdict(self._options()),
+            "policy": dict(self._policy.state_dict()),
+            "frozen": frozen_names(self._policy),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": generator_state(self.rng),
+            "logger": None if self._bc_logger is None else self._bc_logger.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Become what was saved in ``folder``; the policy must have the same architecture.
+
+        Raises:
+            CorruptFileError: the state is not one of behavioural cloning.
+            CheckpointError: it belongs to another policy or optimiser.
+        """
+        from understudy.policies.weights import load_weights  # reads files: only when asked
+
+        load_weights(self._policy, folder / _POLICY_FILE)
+        freeze_again(self._policy, state["frozen"])
+        restore_optimizer(self.optimizer, state["optimizer"])
+        self.rng = generator_from(state["rng"])
+        if state["logger"] is not None:
+            self._ready_logger(reset_tensorboard=False).restore(state["logger"])
+
+    def _options(self) -> BCOptions:
+        return BCOptions(
+            observation_space=space_to_json(self.observation_space),
+            action_space=space_to_json(self.action_space),
+            batch_size=self.batch_size,
+            minibatch_size=self.minibatch_size,
+            ent_weight=self.loss_calculator.ent_weight,
+            l2_weight=self.loss_calculator.l2_weight,
+            max_grad_norm=self._step.settings.max_grad_norm,
+            compile=self._compile,
+            optimizer=type(self.optimizer).__name__,
+            lr_schedule=self._lr_schedule is not None,
+        )
+
+    def _parts_in_files(self) -> Mapping[str, Writer]:
+        return {"policy": self.save_policy}
+
+    @classmethod
+    def load(
+        cls,
+        path: AnyPath,
+        demonstrations: base.AnyTransitions | None = None,
+        *,
+        device: str | torch.device = "auto",
+        custom_logger: HierarchicalLogger | None = None,
+        optimizer_cls: type[torch.optim.Optimizer] | None = None,
+        lr_schedule: Schedule | None = None,
+        custom_objects: Mapping[str, Any] | None = None,
+    ) -> BC:
+        """Make the trainer that ``save`` wrote, or that a training with ``checkpoints=`` left.
+
+        ``train`` then goes on from its parameters and moments with a budget of its own. To finish an interrupted
+        training exactly, make BC as before and pass ``checkpoints=Checkpoints(folder, resume=True)`` to ``train``.
+
+        Args:
+            path: a folder of ``save``; or a run's folder of checkpoints, for the newest that verifies.
+            demonstrations: to go on learning from; they are not kept in the file.
+            device: where to put the policy.
+            custom_logger: where to log.
+            optimizer_cls: needed only where it is not one of torch's.
+            lr_schedule: needed only where there was one: functions are not kept.
+            custom_objects: by name, classes of the policy's that this library does not know.
+
+        Raises:
+            MissingFileError: no checkpoint there.
+            CorruptFileError: truncated or altered.
+            ConfigError: something is needed that is not kept in files.
+        """
+        checkpoint = read_checkpoint(latest(path) or path, kind=cls.__name__)
+        with using(checkpoint.path):
+            state = checkpoint.state["trainer"]
+            options = BCOptions.of(state["options"])
+            if options.lr_schedule and lr_schedule is None:
+                raise ConfigError(
+                    expected="`lr_schedule`, since the trainer was saved with one",
+                    got="none",
+                    do="pass the same function again, or lr_schedule=lambda remaining: 1e-3",
+                )
+            from understudy.policies.serialize import load_saved_policy
+
+            policy = load_saved_policy(checkpoint.path / _POLICY_FILE, device, custom_objects)
+            made = cls(
+                observation_space=space_from_json(options.observation_space),
+                action_space=space_from_json(options.action_space),
+                rng=generator_from(state["rng"]),
+                policy=_actor_critic(policy, checkpoint.path),
+                demonstrations=demonstrations,
+                batch_size=options.batch_size,
+                minibatch_size=options.minibatch_size,
+                optimizer_cls=optimizer_class(options.optimizer, optimizer_cls),
+                ent_weight=options.ent_weight,
+                l2_weight=options.l2_weight,
+                custom_logger=custom_logger,
+                max_grad_norm=options.max_grad_norm,
+                lr_schedule=lr_schedule,
+                compile=options.compile,
             )
-        device = self._policy.device
-        images = any(isinstance(m, torch.nn.Conv2d) for m in self._policy.modules())
-        if isinstance(demos, BatchStream):
-            if validation_fraction:
-                raise ConfigError(
-                    expected="demonstrations in hand for a validation split",
-                    got="a DataLoader",
-                    do="pass trajectories or arrays, or hold episodes out before building the loader",
-                )
-            return StreamBatches(demos, device=device, channels_last=images), None
-        # One choice of many is stored in a few bytes, and prepared as a row of zeros and a one.
-        prepared = 4 * int(self._policy.features_dim)
-        rows, held_out = split_episodes(demos, validation_fraction, self.rng)
-        source = ResidentBatches(
-            demos,
-            self.batch_size,
-            device=device,
-            generator=torch_generator(self.rng),
-            rows=rows,
-            channels_last=images,
-            row_bytes=prepared,
-        )
-        check_batch_norm(self._policy, source.n_rows, self.minibatch_size or self.batch_size)
-        if held_out is None:
-            if patience is not None:
-                raise ConfigError(
-                    expected="`validation_fraction` > 0 with `patience`",
-                    got="patience without held-out episodes",
-                    do="pass validation_fraction=0.1",
-                )
-            return source, None
-        validation = ResidentBatches(
-            demos, 1024, device=device, generator=None, rows=held_out, channels_last=images, row_bytes=prepared
-        )
-        return source, EarlyStopping(validation, patience, save_best, episodes_of(demos, held_out))
+            made.restore(state, checkpoint.path)
+            return made
 
     def save_policy(self, policy_path: AnyPath) -> None:
         """Write the policy to one file; ``reconstruct_policy`` reads it."""
@@ -374,10 +407,13 @@ def reconstruct_policy(policy_path: AnyPath, device: torch.device | str = "auto"
     """
     from understudy.policies import serialize
 
-    policy = serialize.load_saved_policy(policy_path, device=device)
+    return _actor_critic(serialize.load_saved_policy(policy_path, device=device), policy_path)
+
+
+def _actor_critic(policy: BasePolicy, path: AnyPath) -> ActorCriticPolicy:
     if not isinstance(policy, ActorCriticPolicy):
         raise ConfigError(
-            expected=f"an actor-critic policy in {os.fsdecode(policy_path)}",
+            expected=f"an actor-critic policy in {os.fsdecode(path)}",
             got=type(policy).__name__,
             do="load it with understudy.policies.serialize.load_saved_policy",
         )

@@ -113,7 +113,12 @@ def _predict(policy: Any, obs: Any) -> np.ndarray:
     chunks = []
     for start in range(0, n, _BATCH):
         part = slice(start, start + _BATCH)
-        batch = {key: value[part] for key, value in arrays.items()} if isinstance(arrays, dict) else arrays[part]
+        # Copied: Stable-Baselines3 hands arrays to torch as they are, and torch warns of those mapped from a file.
+        batch = (
+            {key: value[part].copy() for key, value in arrays.items()}
+            if isinstance(arrays, dict)
+            else arrays[part].copy()
+        )
         chunks.append(np.asarray(policy.predict(batch, deterministic=True)[0]))
     return np.concatenate(chunks)
 

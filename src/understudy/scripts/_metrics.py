@@ -12,6 +12,8 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 
+from understudy.scripts._run_folder import read_metrics
+from understudy.util.files import write_atomically
 from understudy.util.logger import HierarchicalLogger
 
 
@@ -21,9 +23,10 @@ class MetricsWriter(KVWriter):
     Lines are flushed at once, so what a killed run had logged is there.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seconds_before: float = 0.0) -> None:
+        """``seconds_before``: how long the run had been going when an earlier process ended."""
         self._file = path.open("a", encoding="utf-8")
-        self._start = time.perf_counter()
+        self._start = time.perf_counter() - seconds_before
 
     def write(self, key_values: Mapping[str, Any], key_excluded: Mapping[str, Any], step: int = 0) -> None:
         """Append one line; texts, videos and the like are left out, NaN and infinity become null."""
@@ -44,8 +47,19 @@ class MetricsWriter(KVWriter):
 
 def metrics_logger(folder: Path) -> HierarchicalLogger:
     """A logger that writes ``folder/metrics.jsonl`` and prints nothing: the progress bar has the terminal."""
-    inner = Logger(folder=str(folder), output_formats=[MetricsWriter(folder / "metrics.jsonl")])
+    path = folder / "metrics.jsonl"
+    lines = read_metrics(path)
+    writer = MetricsWriter(path, float(lines[-1]["seconds"]) if lines else 0.0)
+    inner = Logger(folder=str(folder), output_formats=[writer])
     return HierarchicalLogger(inner, format_strs=())
+
+
+def forget_metrics(folder: Path, key: str, limit: float) -> None:
+    """Remove the lines whose ``key`` has reached ``limit``: a resumed run will write them again."""
+    path = folder / "metrics.jsonl"
+    if path.exists():
+        kept = [line for line in read_metrics(path) if line.get(key, -1) < limit]
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def silent_logger() -> HierarchicalLogger:

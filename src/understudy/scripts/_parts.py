@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import difflib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from stable_baselines3.common.vec_env import VecEnv
 
+    from understudy.algorithms.checkpoints import Checkpoints
     from understudy.evaluation.returns import EpisodeReturns
 
 
@@ -121,6 +123,33 @@ class Evaluation:
                 deterministic=self.deterministic,
                 progress_bar=progress_bar,
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """What is saved while training, for --resume."""
+
+    checkpoint_every: int = 5_000
+    """Updates between two checkpoints: what a kill can lose. Part of the run, as each is a fresh seed."""
+
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay."""
+
+    def check(self) -> None:
+        """Raise ConfigError for an option out of range."""
+        at_least(1, checkpoint_every=self.checkpoint_every, keep_checkpoints=self.keep_checkpoints)
+
+    def checkpoints(self, folder: Path, *, allow_other_threads: bool) -> Checkpoints:
+        """What the trainer's ``train`` takes."""
+        from understudy.algorithms.checkpoints import Checkpoints
+
+        return Checkpoints(
+            folder,
+            every=self.checkpoint_every,
+            keep=self.keep_checkpoints,
+            resume=True,
+            allow_other_threads=allow_other_threads,
+        )
 
 
 @contextlib.contextmanager

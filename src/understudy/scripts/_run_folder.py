@@ -1,8 +1,8 @@
 """One folder a run: what was asked, what happened, what came out.
 
 ``config.json`` (options, command, seed, versions, git state, data hash, hardware, wall-clock), ``metrics.jsonl`` (one
-line a logging step), ``results.json`` (returns and action errors that the report is drawn from), ``policy/`` and
-``report.html``.
+line a logging step), ``results.json`` (returns and action errors that the report is drawn from), ``checkpoints/``,
+``policy/`` and ``report.html``; ``journal.jsonl`` tells each process that worked in it.
 """
 
 from __future__ import annotations
@@ -16,40 +16,71 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from understudy.errors import ConfigError, CorruptFileError
 from understudy.util.files import write_atomically
+from understudy.util.journal import Journal
+from understudy.util.run_lock import RunLock
 from understudy.util.versions import library_versions
+
+CONFIG = "config.json"
 
 
 class RunFolder:
-    """A new folder for one run, made on entering the context, with a ``config.json`` of ``status`` "running"."""
+    """The folder of one run, and the lock on it. On entering the context it is made, with a ``status`` "running"."""
 
-    def __init__(self, path: Path, *, verb: str, options: Any, seed: int, command: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        verb: str,
+        options: Any,
+        seed: int,
+        command: str | None = None,
+        resumed: Mapping[str, Any] | None = None,
+    ) -> None:
         """Start the clock; nothing is written yet.
 
         Args:
-            path: made with its parents; must not hold a run already.
+            path: made with its parents; must not hold a run already, unless that is to be resumed.
             verb: "train bc" and so on.
             options: a dataclass instance, written in full.
             seed: the seed everything else follows from.
             command: None stands for the command line of this process.
+            resumed: the ``config.json`` of the run to go on with.
 
         Raises:
             ConfigError: the folder holds a run already.
+            RunLockedError: and a process is working on it.
         """
         self.path = path
         self._start = time.perf_counter()
-        if (path / "config.json").exists():
-            raise ConfigError("an empty or new run folder", f"{path} with a run in it", "choose another --out")
-        self.config: dict[str, Any] = {
+        self._before = 0.0
+        self.lock = RunLock(path)
+        """Held from entering the context on, unless whoever made the folder took it before."""
+        self._journal = Journal(path / "journal.jsonl")
+        self.resumed = resumed is not None
+        if resumed is not None:
+            self._before = float(resumed["wall_clock_seconds"])
+            self.config: dict[str, Any] = {**resumed, "status": "running"}
+            return
+        if (path / CONFIG).exists():
+            with self.lock:
+                pass  # a run that is under way is refused by its lock, which tells who works on it
+            raise ConfigError(
+                "an empty or new run folder",
+                f"{path} with a run in it",
+                f"go on with that run: understudy {verb} --resume {path}; or choose another --out",
+            )
+        self.config = {
             "verb": verb,
             "command": command_line() if command is None else command,
             "status": "running",
-            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "started": _now(),
             "wall_clock_seconds": 0.0,
             "seed": seed,
             "options": plain(options),
@@ -60,36 +91,55 @@ class RunFolder:
     def save_config(self, **facts: Any) -> None:
         """Add facts to ``config.json`` and write it."""
         self.config.update(plain(facts))
-        self.config["wall_clock_seconds"] = round(time.perf_counter() - self._start, 2)
-        write_json(self.path / "config.json", self.config)
+        self.config["wall_clock_seconds"] = round(self._before + time.perf_counter() - self._start, 2)
+        write_json(self.path / CONFIG, self.config)
 
     def save_results(self, results: Any) -> None:
         """Write ``results.json``."""
         write_json(self.path / "results.json", plain(results))
 
+    @property
+    def checkpoints(self) -> Path:
+        """Where the trainer's checkpoints lie."""
+        return self.path / "checkpoints"
+
     def __enter__(self) -> RunFolder:
-        """Make the folder.
+        """Make the folder and lock it.
 
         Raises:
             ConfigError: it cannot be made.
+            RunLockedError: another process works in it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if not self.lock.held:
+                self.lock.__enter__()
+            event = "resumed" if self.resumed else "started"
+            self._journal.append({"event": event, "time": _now(), "pid": os.getpid(), "host": platform.node()})
+            self.save_config(hardware=hardware())
         except OSError as error:
-            raise ConfigError(f"a folder that can be made: {self.path}", str(error), "choose another --out") from error
-        self.save_config(hardware=hardware())
+            raise ConfigError(
+                f"a folder that can be written to: {self.path}", str(error), "choose another --out"
+            ) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         """Write the wall-clock and how the run ended: finished, interrupted or failed."""
-        if self.config["status"] != "running":
-            return
-        if kind is None:
-            self.save_config(status="finished")
-        elif issubclass(kind, KeyboardInterrupt):
-            self.save_config(status="interrupted")
-        else:
-            self.save_config(status="failed", error=str(error))
+        try:
+            if self.config["status"] == "running":
+                if kind is None:
+                    self.save_config(status="finished")
+                elif issubclass(kind, KeyboardInterrupt):
+                    self.save_config(status="interrupted")
+                else:
+                    self.save_config(status="failed", error=str(error))
+            self._journal.append({"event": self.config["status"], "time": _now(), "pid": os.getpid()})
+        finally:
+            self.lock.__exit__(None, None, None)
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def default_path(kind: str, env_id: str, root: Path = Path("output")) -> Path:

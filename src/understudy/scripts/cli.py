@@ -5,13 +5,17 @@ The verbs stand in one table; a verb's module is imported when it is called, so 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 
@@ -22,11 +26,14 @@ class Verb:
     module: str
     options: str
     summary: str
+    resumable: bool = False
 
 
 VERBS = {
     "demo": Verb("understudy.scripts.demo", "Demo", "see an expert cloned, from demonstrations to report"),
-    "train bc": Verb("understudy.scripts.train_bc", "TrainBC", "clone an expert or a dataset (behavioural cloning)"),
+    "train bc": Verb(
+        "understudy.scripts.train_bc", "TrainBC", "clone an expert or a dataset (behavioural cloning)", resumable=True
+    ),
     "train rl": Verb("understudy.scripts.train_rl", "TrainRL", "train an expert with reinforcement learning"),
     "rollout": Verb("understudy.scripts.rollout", "Rollout", "record a policy into a dataset"),
     "evaluate": Verb("understudy.scripts.evaluate", "Evaluate", "compare policies: returns with intervals"),
@@ -42,7 +49,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         0 for success, 1 if `inspect` found errors, 2 for a mistake in options or data (said in three parts, without a
-        traceback), 130 after Ctrl-C.
+        traceback), 130 after Ctrl-C, 143 after SIGTERM.
     """
     args = list(sys.argv[1:] if args is None else args)
     if args[:1] == ["--version"]:
@@ -57,18 +64,46 @@ def main(args: Sequence[str] | None = None) -> int:
 
     from understudy.errors import UnderstudyError
 
+    rest = args[len(name.split()) :]
+    verb = VERBS[name]
     try:
-        options = parse(name, args[len(name.split()) :])
-        return int(options.run(Console()))
+        with _terminated_as_interrupted():
+            if verb.resumable and any(arg.partition("=")[0] == "--resume" for arg in rest):
+                from understudy.scripts.resume import resume
+
+                return resume(rest, name, verb.module, verb.options, Console())
+            return int(parse(name, rest).run(Console()))
     except UnderstudyError as error:
         _explain(error)
         return 2
+    except _Terminated:
+        print("terminated", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `understudy … | head` closed the pipe: nobody reads on
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
         return 141
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, so that what is cleaned up after Ctrl-C is cleaned up after it too."""
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse(name: str, args: Sequence[str]) -> Any:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from understudy.errors import TrainingInterrupted
 from understudy.scripts._cloning import Cloning, Length, make_trainer
-from understudy.scripts._parts import Compute, Environment, Evaluation, check_seed, environment_closed, say
+from understudy.scripts._parts import Compute, Environment, Evaluation, Saving, check_seed, environment_closed, say
 from understudy.scripts._policies import Expert
 from understudy.scripts._run_folder import RunFolder, default_path
 from understudy.scripts._sources import DemonstrationSource, data_facts, doctors_line
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.policies import BasePolicy
 
     from understudy.algorithms.bc import BC, BCResult
+    from understudy.algorithms.checkpoints import Checkpoints
     from understudy.data.demonstrations import Demonstrations
     from understudy.scripts._training import Seeds
 
@@ -39,6 +41,10 @@ class TrainBC:
     is compared with your demonstrations then, and with a bundled expert only if --expert bundled asks for it.
 
         understudy train bc Pendulum-v1 --demonstrations mine.npz
+
+    Ctrl-C saves and stops. A run that was stopped, or killed, goes on as if it had not been:
+
+        understudy train bc --resume FOLDER
     """
 
     environment: Environment
@@ -48,6 +54,7 @@ class TrainBC:
     length: Length = dataclasses.field(default_factory=Length)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     compute: Compute = dataclasses.field(default_factory=Compute)
+    saving: Saving = dataclasses.field(default_factory=Saving)
 
     seed: int = 0
     """Decides everything random in this run."""
@@ -63,18 +70,29 @@ class TrainBC:
         path = self.out or default_path("bc", self.environment.env_id)
         return clone(self, RunFolder(path, verb="train bc", options=self, seed=self.seed), console)
 
+    def resume(self, folder: RunFolder, console: Console, *, allow_other_threads: bool) -> int:
+        """Go on with the run in ``folder``; returns the exit code."""
+        return clone(self, folder, console, allow_other_threads=allow_other_threads)
 
-def clone(options: TrainBC, folder: RunFolder, console: Console) -> int:
+
+def clone(options: TrainBC, folder: RunFolder, console: Console, *, allow_other_threads: bool = False) -> int:
     """The whole run into ``folder``, which is made when options and data have proved usable.
 
     Returns:
-        0, or 130 if training was interrupted; the clone so far is saved then.
+        0; or 130 after Ctrl-C and 143 after SIGTERM while it was training: the clone so far is saved then.
     """
     from understudy.algorithms._early_stopping import check_split
     from understudy.scripts._training import Seeds
 
     check_seed(options.seed)
-    for part in (options.length, options.source, options.evaluation, options.compute, options.cloning):
+    for part in (
+        options.length,
+        options.source,
+        options.evaluation,
+        options.compute,
+        options.cloning,
+        options.saving,
+    ):
         part.check()
     seeds = Seeds.spawn(options.seed)
     environment, source = options.environment, options.source
@@ -96,7 +114,8 @@ def clone(options: TrainBC, folder: RunFolder, console: Console) -> int:
             spaces = {"observation": str(venv.observation_space), "action": str(venv.action_space)}
             hardware = {**folder.config["hardware"], "device": used["cloning"]["device"]}
             folder.save_config(data=facts, used=used, spaces=spaces, hardware=hardware)
-            return _Run(options, trainer, expert, demos, seeds, folder, console).show()
+            checkpoints = options.saving.checkpoints(folder.checkpoints, allow_other_threads=allow_other_threads)
+            return _Run(options, trainer, expert, demos, seeds, folder, checkpoints, console).show()
 
 
 def _used(options: TrainBC, trainer: BC, expert: BasePolicy | None, demos: Demonstrations) -> dict[str, Any]:
@@ -130,6 +149,7 @@ class _Run:
     demos: Demonstrations
     seeds: Seeds
     folder: RunFolder
+    checkpoints: Checkpoints
     console: Console
 
     def show(self) -> int:
@@ -143,16 +163,17 @@ class _Run:
         self.trainer.save_policy(policy_path)
         self.folder.save_config(policy_sha256=hashlib.sha256(policy_path.read_bytes()).hexdigest())
         batch_size = self.options.cloning.batch_size
-        n_epochs = None if trained is None else trained.fit.n_epochs
+        n_epochs = None if isinstance(trained, TrainingInterrupted) else trained.fit.n_epochs
         results: dict[str, Any] = {
             "training_seconds": seconds,
             "training_note": self.options.length.note(batch_size, n_epochs),
         }
-        if trained is None:
+        if isinstance(trained, TrainingInterrupted):
             self.folder.save_config(status="interrupted")
             say(self.console, "interrupted", f"after {seconds:.1f} s; the clone so far is saved, not evaluated")
             conclude(self.folder, results, self.console, {"policy": policy_path})
-            return 130
+            say(self.console, "go on", f"understudy train bc --resume {escape(str(self.folder.path))}")
+            return 128 + trained.signal
         if trained.held_out_episodes:
             results["validation"] = {
                 "neglogp": trained.validation_neglogp,
@@ -162,10 +183,15 @@ class _Run:
         conclude(self.folder, {**results, **self._compared(trained)}, self.console, {"policy": policy_path})
         return 0
 
-    def _train(self) -> BCResult | None:
-        """None if Ctrl-C ended it."""
-        from understudy.scripts._metrics import metrics_logger
+    def _train(self) -> BCResult | TrainingInterrupted:
+        """What came out, or how it was stopped."""
+        from understudy.scripts._metrics import forget_metrics, metrics_logger
+        from understudy.util.checkpoint import latest, step_of
 
+        newest = latest(self.folder.checkpoints)
+        forget_metrics(self.folder.path, "bc/batch", 0 if newest is None else step_of(newest))
+        if self.folder.resumed:
+            say(self.console, "resumed", "at the beginning" if newest is None else f"at update {step_of(newest):,}")
         length = self.options.length
         interval = length.interval(len(self.demos), self.options.cloning.batch_size)
         self.trainer.logger = logger = metrics_logger(self.folder.path)
@@ -177,13 +203,14 @@ class _Run:
                 progress_bar=self.options.progress_bar,
                 validation_fraction=length.validation_fraction,
                 patience=length.patience,
+                checkpoints=self.checkpoints,
             )
             if result.validation_neglogp:  # logged with the next batch, and after the last epoch there is none
                 logger.record("bc/batch", result.fit.n_batches)
                 logger.record("bc/validation_neglogp", result.validation_neglogp[-1])
                 logger.dump(-(-result.fit.n_batches // interval))
-        except KeyboardInterrupt:
-            return None
+        except TrainingInterrupted as stopped:
+            return stopped
         finally:
             logger.close()
         return result

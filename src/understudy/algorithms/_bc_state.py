@@ -1,0 +1,86 @@
+"""What behavioural cloning keeps between processes, and how a trainer is made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from understudy.errors import CheckpointError, ConfigError, CorruptFileError
+
+
+@dataclasses.dataclass(frozen=True)
+class BCOptions:
+    """What BC was made with, as plain values; each must be given again, or comes from here."""
+
+    observation_space: dict[str, Any]
+    action_space: dict[str, Any]
+    batch_size: int
+    minibatch_size: int | None
+    ent_weight: float
+    l2_weight: float
+    max_grad_norm: float | None
+    compile: bool | str
+    optimizer: str
+    lr_schedule: bool
+
+    @classmethod
+    def of(cls, saved: Any) -> BCOptions:
+        """Read back what ``dataclasses.asdict`` made.
+
+        Raises:
+            CorruptFileError: it is something else.
+        """
+        try:
+            return cls(**saved)
+        except TypeError as err:
+            raise CorruptFileError(
+                expected="the options of behavioural cloning", got=str(err), do="load it with the class that saved it"
+            ) from err
+
+
+def optimizer_class(name: str, given: type[torch.optim.Optimizer] | None) -> type[torch.optim.Optimizer]:
+    """The class of that name among torch's own; any other has to be given.
+
+    Raises:
+        ConfigError: a class that is not torch's, and none given.
+    """
+    if given is not None:
+        return given
+    found = getattr(torch.optim, name, None) if name.isidentifier() else None
+    if isinstance(found, type) and issubclass(found, torch.optim.Optimizer):
+        return found
+    raise ConfigError(
+        expected="`optimizer_cls`, since the trainer was saved with one that is not torch's own",
+        got=f"the name {name!r} only",
+        do=f"pass optimizer_cls={name}",
+    )
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Go on with saved moments and learning rate.
+
+    Raises:
+        CheckpointError: they belong to other parameters.
+    """
+    try:
+        optimizer.load_state_dict(dict(state))
+    except (ValueError, KeyError, TypeError) as err:
+        raise CheckpointError(
+            expected=f"the state of a {type(optimizer).__name__} over the same parameters",
+            got=str(err),
+            do="make the trainer with the optimiser and policy it was saved with",
+        ) from err
+
+
+def frozen_names(policy: torch.nn.Module) -> list[str]:
+    """Parameters that do not learn."""
+    return [name for name, p in policy.named_parameters() if not p.requires_grad]
+
+
+def freeze_again(policy: torch.nn.Module, names: list[str]) -> None:
+    """Let exactly these parameters not learn."""
+    for name, p in policy.named_parameters():
+        p.requires_grad_(name not in names)
