@@ -20,6 +20,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from understudy.errors import ConfigError, CorruptFileError, MissingExtraError, UntrustedFileError
+from understudy.policies._sealed import read_sealed, write_sealed
 from understudy.policies.base import (
     FeedForward32Policy,
     NormalizeFeaturesExtractor,
@@ -299,17 +300,24 @@ def test_every_truncation_is_found(tmp_path):
             load_saved_policy(file)
 
 
+def test_files_whose_header_length_begins_like_a_pickle_load(tmp_path):
+    """The length's lowest byte is a multiple of 8, so one file in 32 begins with 0x80."""
+    file = tmp_path / "p"
+    policy = make("actor-critic")
+    seen = set()
+    for padding in range(0, 512, 4):
+        save_policy(policy, file)
+        document, tensors = read_sealed(file)
+        write_sealed(file, {**document, "extra": {"padding": "x" * padding}}, tensors)
+        seen.add(file.read_bytes()[0])
+        load_saved_policy(file, device="cpu")
+    assert 0x80 in seen
+
+
 def rewrite(file, change) -> None:
     """Put a changed spec in the file under a sum that matches it."""
-    from understudy.policies import _files
-
-    document, tensors = _files._parse(file.read_bytes())
-    document.update(change, sha256=_files._BLANK)
-    text = json.dumps(document)
-    text = text.replace(_files._BLANK, _files._digest(text, tensors))
-    import safetensors.torch
-
-    file.write_bytes(safetensors.torch.save(tensors, metadata={"understudy": text}))
+    document, tensors = read_sealed(file)
+    write_sealed(file, {**document, **change}, tensors)
 
 
 @pytest.mark.fault("F6")
@@ -322,7 +330,7 @@ def rewrite(file, change) -> None:
         ({"policy": {"evil": 1}}, CorruptFileError, "evil"),
         ({"policy": {"class": "Tanh", "custom": "x"}}, CorruptFileError, "one key"),
         ({"policy": {"class": "TD3Policy"}}, CorruptFileError, "TD3Policy"),
-        ({"parameters": {"net_arch": [10**9]}}, CorruptFileError, "layers"),
+        ({"parameters": {"net_arch": [10**9]}}, CorruptFileError, "a tensor of 4000000000 elements"),
         ({"parameters": {"activation_fn": {"class": "os.system"}}}, ConfigError, "custom_objects"),
         ({"parameters": {"no_such_argument": 1}}, CorruptFileError, "no_such_argument"),
         ({"parameters": {"net_arch": [8]}}, CorruptFileError, "size mismatch"),
@@ -364,3 +372,65 @@ def test_pickles_are_refused_unread(tmp_path):
     assert executed == []
     with pytest.raises(FileNotFoundError):
         load_saved_policy(tmp_path / "nothing")
+
+
+@pytest.mark.defect("B29")
+def test_the_same_policy_gives_the_same_bytes(tmp_path):
+    for name in ("dict", "sac gsde"):
+        policy = make(name)
+        save_policy(policy, tmp_path / "a")
+        save_policy(policy, tmp_path / "b")
+        save_policy(load_saved_policy(tmp_path / "a", device="cpu"), tmp_path / "c")
+        assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
+
+
+@pytest.mark.defect("B28")
+def test_the_path_is_used_as_it_is(tmp_path):
+    for name in ("x.npz", "x.zip", "x.pt", "x"):
+        save_policy(make("actor-critic"), tmp_path / name)
+        assert (tmp_path / name).is_file()
+        load_saved_policy(tmp_path / name)
+    with pytest.raises(CorruptFileError, match="folder"):
+        load_saved_policy(tmp_path)
+
+
+def box(*shape: int) -> dict[str, object]:
+    return {"type": "Box", "shape": list(shape), "dtype": "float32", "low": 0, "high": 1}
+
+
+@pytest.mark.fault("F7")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"observation_space": box(1 << 24)},
+        {"observation_space": box(1 << 40, 1 << 40)},
+        {"observation_space": {"type": "Discrete", "n": 10**12, "start": 0, "dtype": "int64"}},
+        {"action_space": {"type": "Discrete", "n": 10**9, "start": 0, "dtype": "int64"}},
+        {"action_space": {"type": "MultiBinary", "shape": [10**9]}},
+        {"action_space": {"type": "MultiDiscrete", "shape": [1 << 23], "dtype": "int64", "nvec": 2, "start": 0}},
+        {"observation_space": {"type": "Dict", "spaces": [[str(i), box(1)] for i in range(5000)]}},
+        {"parameters": {"net_arch": {"dict": {"pi": [10**8], "vf": []}}}},
+        {"parameters": {"net_arch": [1] * 20_000}},
+        {"parameters": {"net_arch": [4], "features_extractor_kwargs": {"dict": {"features_dim": 10**9}}}},
+    ],
+    ids=range(10),
+)
+def test_bombs_are_refused_before_they_grow(change, tmp_path):
+    import resource
+    import time
+
+    save_policy(make("actor-critic"), tmp_path / "p")
+    rewrite(tmp_path / "p", change)
+    peak, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    with pytest.raises(CorruptFileError):
+        load_saved_policy(tmp_path / "p")
+    assert time.perf_counter() - started < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 64 * 1024
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    high = np.arange(200_000, dtype=np.float32)
+    space = spaces.Box(-high - 1, high, dtype=np.float32)
+    with pytest.raises(ConfigError, match="same bounds"):
+        save_policy(RandomPolicy(space, spaces.Discrete(2)), tmp_path / "p")
+    assert not (tmp_path / "p").exists()

@@ -1,6 +1,6 @@
 """A Stable-Baselines3 policy as plain values: its class by a short name, its spaces, its constructor's arguments.
 
-A file never names a place to import from. Names stand in the table below, or the caller supplies them.
+A file never names a place to import from. Names stand in the tables of ``_names``, or the caller supplies them.
 """
 
 from __future__ import annotations
@@ -18,55 +18,13 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import ConstantSchedule
 
 from understudy.errors import ConfigError, CorruptFileError, MissingExtraError
+from understudy.policies._names import PART_CLASSES, POLICY_CLASSES
 from understudy.util.registry import load_attr
 from understudy.util.space_json import space_from_json, space_to_json
 from understudy.util.versions import library_versions
 
 FORMAT_VERSION = 1
 FALLBACK_LEARNING_RATE = 3e-4
-
-_SB3 = "stable_baselines3"
-_CONTRIB = "sb3_contrib.common.maskable.policies"
-_ACTIVATIONS = (
-    *("CELU", "ELU", "GELU", "Hardsigmoid", "Hardswish", "Hardtanh", "Identity", "LeakyReLU", "LogSigmoid", "Mish"),
-    *("PReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softplus", "Softsign", "Tanh"),
-)
-_OPTIMIZERS = ("ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
-
-POLICY_CLASSES: Mapping[str, str] = {
-    "ActorCriticPolicy": f"{_SB3}.common.policies:ActorCriticPolicy",
-    "ActorCriticCnnPolicy": f"{_SB3}.common.policies:ActorCriticCnnPolicy",
-    "MultiInputActorCriticPolicy": f"{_SB3}.common.policies:MultiInputActorCriticPolicy",
-    "SACPolicy": f"{_SB3}.sac.policies:SACPolicy",
-    "SACCnnPolicy": f"{_SB3}.sac.policies:CnnPolicy",
-    "SACMultiInputPolicy": f"{_SB3}.sac.policies:MultiInputPolicy",
-    "TD3Policy": f"{_SB3}.td3.policies:TD3Policy",
-    "TD3CnnPolicy": f"{_SB3}.td3.policies:CnnPolicy",
-    "TD3MultiInputPolicy": f"{_SB3}.td3.policies:MultiInputPolicy",
-    "DQNPolicy": f"{_SB3}.dqn.policies:DQNPolicy",
-    "DQNCnnPolicy": f"{_SB3}.dqn.policies:CnnPolicy",
-    "DQNMultiInputPolicy": f"{_SB3}.dqn.policies:MultiInputPolicy",
-    "MaskableActorCriticPolicy": f"{_CONTRIB}:MaskableActorCriticPolicy",
-    "MaskableActorCriticCnnPolicy": f"{_CONTRIB}:MaskableActorCriticCnnPolicy",
-    "MaskableMultiInputActorCriticPolicy": f"{_CONTRIB}:MaskableMultiInputActorCriticPolicy",
-    "FeedForward32Policy": "understudy.policies.base:FeedForward32Policy",
-    "OffsetFeedForward32Policy": "understudy.policies.base:OffsetFeedForward32Policy",
-    "SAC1024Policy": "understudy.policies.base:SAC1024Policy",
-    "RandomPolicy": "understudy.policies.base:RandomPolicy",
-    "ZeroPolicy": "understudy.policies.base:ZeroPolicy",
-}
-PART_CLASSES: Mapping[str, str] = {
-    "FlattenExtractor": f"{_SB3}.common.torch_layers:FlattenExtractor",
-    "NatureCNN": f"{_SB3}.common.torch_layers:NatureCNN",
-    "CombinedExtractor": f"{_SB3}.common.torch_layers:CombinedExtractor",
-    "NormalizeFeaturesExtractor": "understudy.policies.base:NormalizeFeaturesExtractor",
-    "RunningNorm": "understudy.util.networks:RunningNorm",
-    "EMANorm": "understudy.util.networks:EMANorm",
-    "RMSpropTFLike": f"{_SB3}.common.sb2_compat.rmsprop_tf_like:RMSpropTFLike",
-    **{name: f"torch.nn:{name}" for name in _ACTIVATIONS},
-    **{name: f"torch.optim:{name}" for name in _OPTIMIZERS},
-}
-"""What a constructor's argument may be, besides plain values: extractors, normalisers, activations, optimisers."""
 
 
 def policy_to_spec(policy: BasePolicy) -> dict[str, Any]:
@@ -105,7 +63,7 @@ def policy_from_spec(spec: Mapping[str, Any], custom_objects: Mapping[str, Any] 
     arguments = {key: _decode(value, PART_CLASSES, custom) for key, value in spec["parameters"].items()}
     arguments["observation_space"] = space_from_json(spec["observation_space"])
     arguments["action_space"] = space_from_json(spec["action_space"])
-    if _accepts(cls, "lr_schedule"):
+    if accepts(cls, "lr_schedule"):
         arguments["lr_schedule"] = ConstantSchedule(float(spec["learning_rate"]))
     try:
         policy: BasePolicy = cls(**arguments)
@@ -131,27 +89,14 @@ def learning_rate(policy: BasePolicy) -> float:
     return FALLBACK_LEARNING_RATE
 
 
-def largest_width(spec: Mapping[str, Any]) -> int:
-    """The widest layer that the spec's ``net_arch`` asks for; 0 if it has none."""
-
-    def widths(value: Any) -> list[int]:
-        if isinstance(value, dict):
-            return [width for part in value.values() for width in widths(part)]
-        if isinstance(value, list):
-            return [width for part in value for width in widths(part)]
-        return [value] if isinstance(value, int) else []
-
-    return max(widths(spec["parameters"].get("net_arch")), default=0)
-
-
 def _constructor_parameters(policy: BasePolicy) -> dict[str, Any]:
     parameters = dict(policy._get_constructor_parameters())
     if hasattr(policy, "share_features_extractor"):  # SB3 forgets it
         parameters["share_features_extractor"] = policy.share_features_extractor
-    return {key: value for key, value in parameters.items() if _accepts(type(policy), key)}
+    return {key: value for key, value in parameters.items() if accepts(type(policy), key)}
 
 
-def _accepts(cls: type, parameter: str) -> bool:
+def accepts(cls: type, parameter: str) -> bool:
     """Whether a constructor takes that keyword, itself or by passing ``**kwargs`` on to its parent's."""
     for base in cls.__mro__:
         if "__init__" in vars(base):

@@ -1,17 +1,18 @@
 """Finding, loading and saving policies.
 
-Files are safetensors with a JSON spec. A model's zip of Stable-Baselines3 holds pickles, so it is opened only when
-the caller writes ``trust="pickle"``; `save_stable_model` puts a pickle-free copy of the policy beside each.
+Files are safetensors with a JSON spec. A model's zip of Stable-Baselines3 holds pickles beside its tensors; they are
+not run, unless the caller writes ``trust="pickle"``: what the network was is read from the plain text beside them.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
+import zipfile
 from collections.abc import Callable, Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import gymnasium as gym
@@ -21,14 +22,26 @@ from stable_baselines3.common.callbacks import EventCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from understudy.errors import ConfigError, MissingFileError, SpaceMismatchError, UntrustedFileError
+from understudy.errors import ConfigError, MissingFileError, SpaceMismatchError
+from understudy.policies._algorithms import (
+    CONTRIB_CLASSES,
+    STABLE_BASELINES_CLASSES,
+    algorithm_class,
+    check_algorithm,
+    policy_base,
+)
 from understudy.policies._files import read_policy, write_policy
+from understudy.policies._models import rebuild_model
+from understudy.policies._rebuild import rebuild_policy
+from understudy.policies._stable_zip import read_stable_zip
 from understudy.policies.base import RandomPolicy, ZeroPolicy
+from understudy.policies.hub import load_from_hub
+from understudy.policies.vec_normalize import normalizes_observations, save_vec_normalize, statistics_beside
 from understudy.util.devices import resolve_device
 from understudy.util.files import write_atomically
 from understudy.util.image_spaces import policy_sees
 from understudy.util.paths import AnyPath, parse_path
-from understudy.util.registry import Registry, build_loader_fn_require_space, load_attr
+from understudy.util.registry import Registry, build_loader_fn_require_space
 
 PolicyLoaderFn = Callable[..., BasePolicy]
 """Called with the environments and the keywords given to `load_policy`."""
@@ -37,20 +50,6 @@ Algorithm = TypeVar("Algorithm", bound=BaseAlgorithm)
 
 policy_registry: Registry[PolicyLoaderFn] = Registry()
 """Loaders by the name that `load_policy` takes; add one with ``policy_registry.register("my-policy", loader)``."""
-
-STABLE_BASELINES_CLASSES: Mapping[str, str] = MappingProxyType(
-    {name: f"stable_baselines3:{name.upper()}" for name in ("ppo", "sac", "td3", "a2c", "ddpg", "dqn")}
-)
-"""Where each algorithm's class is imported from, by the name that `load_policy` takes."""
-
-_POLICY_BASES = {
-    "ppo": "stable_baselines3.common.policies:ActorCriticPolicy",
-    "a2c": "stable_baselines3.common.policies:ActorCriticPolicy",
-    "sac": "stable_baselines3.sac.policies:SACPolicy",
-    "td3": "stable_baselines3.td3.policies:TD3Policy",
-    "ddpg": "stable_baselines3.td3.policies:TD3Policy",
-    "dqn": "stable_baselines3.dqn.policies:DQNPolicy",
-}
 
 
 def save_policy(policy: BasePolicy, policy_path: AnyPath) -> None:
@@ -74,7 +73,8 @@ def load_saved_policy(
     """Read what `save_policy` wrote; nothing in the file is executed.
 
     Args:
-        path: the file.
+        path: the file; a model's zip of Stable-Baselines3 will do where its plain text tells the spaces to the last
+            bit, see `load_policy`.
         device: where to put the policy; ``"auto"`` takes a GPU if there is one.
         custom_objects: by name, the classes and other values that this library does not know.
 
@@ -84,9 +84,12 @@ def load_saved_policy(
     Raises:
         FileNotFoundError: no such file.
         CorruptFileError: truncated or altered; the SHA-256 sum is always checked.
-        UntrustedFileError: a pickle or a zip instead.
+        UntrustedFileError: a pickle instead.
         ConfigError: a name missing from ``custom_objects``.
     """
+    file = parse_path(path)
+    if file.suffix == ".zip" and zipfile.is_zipfile(file):
+        return rebuild_policy(read_stable_zip(file, policy_only=True), custom_objects).to(resolve_device(device))
     policy, _ = read_policy(path, resolve_device(device), custom_objects)
     return policy
 
@@ -95,17 +98,25 @@ def load_policy(policy_type: str, venv: VecEnv, **kwargs: Any) -> BasePolicy:
     """Load a policy of the given kind for these environments.
 
     Args:
-        policy_type: ``"ppo" "sac" "td3" "a2c" "ddpg" "dqn"`` with ``path=`` (a folder or file of `save_stable_model`,
-            a file of `save_policy`, or a zip with ``trust="pickle"``); ``"bundled"`` for an expert that comes with
-            this library (``env_name=``, else the environments' own id); ``"random"`` (``seed=``); ``"zero"``; or a
-            name in `policy_registry`.
+        policy_type: one of
+
+            - ``"ppo" "sac" "td3" "a2c" "ddpg" "dqn"``, or sb3-contrib's ``"trpo" "qrdqn" "tqc" "crossq" "ars"
+              "ppo_lstm" "ppo_mask"``, with ``path=``: a folder or file of `save_stable_model`, a file of
+              `save_policy`, or the zip that ``model.save`` of Stable-Baselines3 writes;
+            - the same with ``-huggingface``, from the hub: ``organization=``, ``env_name=`` (else the environments'
+              own id), or ``repo_id=``, ``filename=``, ``revision=``, see `hub.download_from_hub`;
+            - ``"bundled"`` for an expert that comes with this library (``env_name=``, else the environments' own id);
+            - ``"random"`` (``seed=``), ``"zero"``, or a name in `policy_registry`.
         venv: the environments to act in.
-        kwargs: for the loader.
+        kwargs: for the loader: ``path=``, ``device=``; ``custom_objects=`` with classes that a file names and this
+            library does not know, by the name of the argument (``{"features_extractor_class": MyCNN}``) or of the
+            class; ``trust="pickle"`` to let Stable-Baselines3 itself open a zip, which can run code from it.
 
     Raises:
         RegistryError: no loader of that name.
         SpaceMismatchError: the policy was made for other spaces.
-        UntrustedFileError: reading the file would run code from it.
+        ConfigError: a model of another algorithm, or made with a class that ``custom_objects`` has to supply.
+        UntrustedFileError: made to do harm, or readable only by running it.
         CorruptFileError: truncated or altered.
     """
     policy = policy_registry.get(policy_type)(venv, **kwargs)
@@ -115,30 +126,50 @@ def load_policy(policy_type: str, venv: VecEnv, **kwargs: Any) -> BasePolicy:
 
 
 def load_stable_baselines_model(
-    cls: type[Algorithm], path: AnyPath, venv: VecEnv, *, trust: str | None = None, **kwargs: Any
+    cls: type[Algorithm],
+    path: AnyPath,
+    venv: VecEnv,
+    *,
+    trust: str | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
+    device: torch.device | str = "auto",
+    **kwargs: Any,
 ) -> Algorithm:
-    """Load a whole Stable-Baselines3 model from its zip.
+    """Load a whole Stable-Baselines3 model from its zip, to act or to learn on; by default no pickle in it is run.
+
+    Parameters, optimisers, counters, and the options of training that are plain values or schedules of SB3's own come
+    from the zip. As with SB3, a replay buffer does not.
 
     Args:
         cls: the algorithm.
         path: the zip, or a folder with a ``model.zip``.
         venv: set as the model's environments.
-        trust: must be ``"pickle"``, since the zip can run code when it is opened.
-        kwargs: for ``cls.load``.
+        trust: ``"pickle"`` loads with SB3's own ``cls.load``, which can run code from the file.
+        custom_objects: what the zip holds only as a pickle, see `load_policy`.
+        device: ``"auto"`` takes a GPU if there is one.
+        kwargs: options of training in place of the zip's, such as ``learning_rate=``; with trust, for ``cls.load``.
+
+    Warns:
+        UserWarning: names options that stand only in pickles; the defaults of ``cls`` are used for them.
 
     Raises:
-        UntrustedFileError: without ``trust="pickle"``.
         SpaceMismatchError: the model was trained on other spaces.
+        ConfigError: a class in it is unknown here, and ``custom_objects`` has none.
+        CorruptFileError: damaged.
+        UntrustedFileError: made to do harm.
     """
     archive, _ = _locate(path)
     if archive is None or not archive.is_file():
         raise _nothing_at(path)
-    _require_trust(archive, trust)
-    saved = cls.load(archive, device="cpu")
+    if not check_trust(trust):
+        contents = read_stable_zip(archive, policy_only=False)
+        return rebuild_model(cls, contents, venv, custom_objects, device, kwargs)
+    given = None if custom_objects is None else dict(custom_objects)
+    saved = cls.load(archive, device="cpu", custom_objects=given)
     assert saved.observation_space is not None
     assert saved.action_space is not None
     _check_spaces(saved.observation_space, saved.action_space, venv, f"the model in {archive}")
-    return cls.load(archive, env=venv, **kwargs)
+    return cls.load(archive, env=venv, device=device, custom_objects=given, **kwargs)
 
 
 def save_stable_model(output_dir: AnyPath, model: BaseAlgorithm, filename: str = "model.zip") -> None:
@@ -161,6 +192,8 @@ def save_stable_model(output_dir: AnyPath, model: BaseAlgorithm, filename: str =
         "normalized_observations": normalizer is not None and normalizer.norm_obs,
     }
     write_policy(model.policy, _sidecar(archive), extra)
+    if normalizer is not None:
+        save_vec_normalize(normalizer, statistics_beside(archive))
 
 
 class SavePolicyCallback(EventCallback):
@@ -197,15 +230,6 @@ def _load_bundled(venv: VecEnv, env_name: str | None = None, device: torch.devic
         return load_saved_policy(path, device)
 
 
-def _from_the_hub(venv: VecEnv, **kwargs: Any) -> BasePolicy:
-    raise ConfigError(
-        "a policy on this machine: this version does not load from the Hugging Face hub",
-        f"{', '.join(f'{name}={value!r}' for name, value in sorted(kwargs.items())) or 'no options'}",
-        f"use load_policy('bundled', venv) for {', '.join(bundled_experts())}, or download the zip yourself and pass "
-        "path= and, if you trust its maker, trust='pickle'",
-    )
-
-
 def _env_id(venv: VecEnv) -> str | None:
     spec = venv.get_attr("spec", 0)[0]
     return None if spec is None else str(spec.id)
@@ -220,22 +244,34 @@ def _stable_baselines_loader(algo: str) -> PolicyLoaderFn:
         device: torch.device | str = "auto",
         custom_objects: Mapping[str, Any] | None = None,
     ) -> BasePolicy:
+        trusting = check_trust(trust)
         archive, sidecar = _locate(path)
         if sidecar.is_file():
             policy, extra = read_policy(sidecar, resolve_device(device), custom_objects)
             if _belongs(archive, extra):
                 _check_policy(policy, algo, sidecar)
-                _check_normalization(extra, venv, sidecar)
+                _check_normalization(bool(extra.get("normalized_observations")), venv, sidecar)
                 return policy
         if archive is None or not archive.is_file():
             raise _nothing_at(path)
-        _require_trust(archive, trust)
-        model = load_attr(STABLE_BASELINES_CLASSES[algo]).load(archive, device=device, custom_objects=custom_objects)
-        model.policy.set_training_mode(False)
-        loaded: BasePolicy = model.policy
-        return loaded
+        if trusting:
+            given = None if custom_objects is None else dict(custom_objects)
+            model = algorithm_class(algo).load(archive, device=device, custom_objects=given)
+            model.policy.set_training_mode(False)
+            loaded: BasePolicy = model.policy
+            return loaded
+        contents = read_stable_zip(archive, policy_only=True)
+        check_algorithm(contents, algo)
+        _check_normalization(normalizes_observations(archive), venv, archive)
+        rebuilt = rebuild_policy(contents, custom_objects, venv.observation_space, venv.action_space)
+        _check_policy(rebuilt, algo, archive)
+        return rebuilt.to(resolve_device(device))
 
     return load
+
+
+def _from_the_hub(algo: str, loader: PolicyLoaderFn, venv: VecEnv, **kwargs: Any) -> BasePolicy:
+    return load_from_hub(algo, venv, loader, **kwargs)
 
 
 def _locate(path: AnyPath) -> tuple[Path | None, Path]:
@@ -266,19 +302,15 @@ def _belongs(archive: Path | None, extra: Mapping[str, Any]) -> bool:
     return bool(recorded == hashlib.sha256(archive.read_bytes()).hexdigest())
 
 
-def _require_trust(archive: Path, trust: str | None) -> None:
+def check_trust(trust: str | None) -> bool:
+    """Whether pickles may be run; anything but ``"pickle"`` and None is an error."""
     if trust is not None and trust != "pickle":
         raise ConfigError("trust='pickle' or no trust=", f"trust={trust!r}", "write trust='pickle' if you mean it")
-    if trust is None:
-        raise UntrustedFileError(
-            "a policy without pickle, up to date, beside the Stable-Baselines3 zip",
-            f"only {archive}, which can run code when it is opened",
-            "pass trust='pickle' if you know who made it; save_stable_model then writes it in both forms",
-        )
+    return trust is not None
 
 
 def _check_policy(policy: BasePolicy, algo: str, path: Path) -> None:
-    base = load_attr(_POLICY_BASES[algo])
+    base = policy_base(algo)
     if not isinstance(policy, base):
         raise ConfigError(
             f"a policy of {algo.upper()} (a {base.__name__}) in {path}",
@@ -287,12 +319,13 @@ def _check_policy(policy: BasePolicy, algo: str, path: Path) -> None:
         )
 
 
-def _check_normalization(extra: Mapping[str, Any], venv: VecEnv, path: Path) -> None:
-    if extra.get("normalized_observations") and unwrap_vec_normalize(venv) is None:
+def _check_normalization(normalized: bool, venv: VecEnv, path: Path) -> None:
+    if normalized and unwrap_vec_normalize(venv) is None:
         raise ConfigError(
             f"environments wrapped in VecNormalize, as for the policy in {path}",
             "environments with raw observations",
-            "wrap them in a VecNormalize with the statistics of training",
+            "wrap them: venv = understudy.policies.vec_normalize.load_vec_normalize("
+            f"{str(path.with_suffix('.zip'))!r}, venv), which takes the statistics beside that name",
         )
 
 
@@ -309,6 +342,7 @@ def _check_spaces(observation_space: gym.Space[Any], action_space: gym.Space[Any
 policy_registry.register("random", build_loader_fn_require_space(RandomPolicy))
 policy_registry.register("zero", build_loader_fn_require_space(ZeroPolicy))
 policy_registry.register("bundled", _load_bundled)
-for _algo in STABLE_BASELINES_CLASSES:
-    policy_registry.register(_algo, _stable_baselines_loader(_algo))
-    policy_registry.register(f"{_algo}-huggingface", _from_the_hub)
+for _algo in (*STABLE_BASELINES_CLASSES, *CONTRIB_CLASSES):
+    _loader = _stable_baselines_loader(_algo)
+    policy_registry.register(_algo, _loader)
+    policy_registry.register(f"{_algo}-huggingface", functools.partial(_from_the_hub, _algo, _loader))
