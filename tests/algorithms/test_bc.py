@@ -344,9 +344,10 @@ def test_the_split_is_by_episode() -> None:
     train, held_out = split_episodes(demos, 0.3, np.random.default_rng(0))
     assert train is not None
     assert held_out is not None
-    assert sorted([*train, *held_out]) == list(range(70))
-    assert not {r // 10 for r in train} & {r // 10 for r in held_out}
-    assert len(held_out) == 20
+    rows, kept_apart = np.asarray(train), np.asarray(held_out)
+    assert sorted([*rows, *kept_apart]) == list(range(70))
+    assert not {r // 10 for r in rows} & {r // 10 for r in kept_apart}
+    assert len(held_out) == len(kept_apart) == 20
 
 
 def test_validation_is_measured_even_if_no_epoch_ends() -> None:

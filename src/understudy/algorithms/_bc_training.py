@@ -278,8 +278,12 @@ class _BCLegs:
     def end_leg(self, progress: Progress) -> None:
         self._run.next_leg(progress.batch, self._state(progress))
 
-    def check_signals(self, progress: Progress) -> None:
-        self._run.check_signals(lambda: self._state(progress))
+    @property
+    def stop_asked(self) -> bool:
+        return self._run.stop_asked
+
+    def stop(self, progress: Progress) -> None:
+        self._run.stop(self._state(progress))
 
 
 def _result(saved: Mapping[str, Any]) -> BCResult:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -173,12 +173,16 @@ class LegRun:
         if self._signals.received is not None:
             raise TrainingInterrupted(self._signals.received, str(target))
 
-    def check_signals(self, training: Callable[[], Any]) -> None:
-        """Save a snapshot and raise TrainingInterrupted if a signal came."""
-        if self._signals.received is None:
-            return
+    @property
+    def stop_asked(self) -> bool:
+        """Whether a signal came."""
+        return self._signals.received is not None
+
+    def stop(self, training: Any) -> NoReturn:
+        """Save a snapshot and raise TrainingInterrupted."""
+        assert self._signals.received is not None
         snapshot = self.folder / SNAPSHOT
-        self._save(snapshot, training())
+        self._save(snapshot, training)
         raise TrainingInterrupted(self._signals.received, str(snapshot))
 
     def _save(self, target: Path, training: Any, *, finished: bool = False) -> None:

@@ -88,8 +88,12 @@ class Legs(Protocol):
     def end_leg(self, progress: Progress) -> None:
         """Save, and seed the next leg."""
 
-    def check_signals(self, progress: Progress) -> None:
-        """Raise if the user asked to stop."""
+    @property
+    def stop_asked(self) -> bool:
+        """Whether the user asked to stop; read after each batch."""
+
+    def stop(self, progress: Progress) -> None:
+        """Save what there is, and raise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +221,8 @@ def fit(
                         guard.check(batch_number)  # never save what is not finite
                         legs.end_leg(Progress(epoch, batch_number, samples, in_epoch))
                         leg_began = batch_number
-                    legs.check_signals(Progress(epoch, batch_number, samples, in_epoch))
+                    if legs.stop_asked:
+                        legs.stop(Progress(epoch, batch_number, samples, in_epoch))
                 if batch_number == n_batches and (an_epoch is None or batch_number % an_epoch):
                     break
             else:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from understudy.errors import CorruptFileError
+from understudy.util.versions import installed_version
 
 MANIFEST = "MANIFEST.json"
 _MAX_BYTES = 2 << 20
@@ -68,17 +68,9 @@ def _canonical(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
-def version() -> str:
-    """Version of this library as installed."""
-    try:
-        return metadata.version("understudy")
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
 def manifest_text(entries: Mapping[str, Mapping[str, Any]], **facts: Any) -> str:
     """``MANIFEST.json``: each file's SHA-256 and size, ``facts``, and a sum over the manifest itself."""
-    content = {"files": entries, "understudy": version(), **facts}
+    content = {"files": entries, "understudy": installed_version("understudy"), **facts}
     content["sha256"] = hashlib.sha256(_canonical(content).encode()).hexdigest()
     return _canonical(content)
 
