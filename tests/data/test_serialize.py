@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from understudy.data import _arrow, serialize
+from understudy.data._json_infos import JsonInfos
+from understudy.data.rollout import flatten_trajectories
 from understudy.data.trajectory_store import TrajectoryStore
 from understudy.data.types import DictObs, Trajectory, TrajectoryWithRew, maybe_wrap_in_dictobs
 from understudy.errors import CorruptFileError, DataError, EmptyDataError, MissingFileError, UntrustedFileError
@@ -582,3 +585,50 @@ def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
     serialize.save(tmp_path / "latest", make_many(2))
     assert (tmp_path / "latest").is_symlink()
     assert len(serialize.load(tmp_path / "v1")) == 2
+
+
+def test_infos_are_decoded_together_as_one_by_one(tmp_path: Path) -> None:
+    infos = [{"a": 1.5, "b": [True, None]}, {}, {"text": "é\n{}", "nan": 0}]
+    serialize.save(tmp_path / "data", [make(1), make(3, infos=infos), make(2, infos=None)])
+    store = serialize.load(tmp_path / "data")
+    assert isinstance(store[1].infos, JsonInfos)
+    assert list(store[1].infos.to_array()) == infos == list(store[1].infos)
+    flat = flatten_trajectories(store)
+    assert list(flat.infos) == [{"step": 0}, *infos, {}, {}]
+
+
+def test_empty_infos_of_a_file_take_no_memory_when_they_are_flattened(tmp_path: Path) -> None:
+    serialize.save(tmp_path / "data", [make(3, infos=[{}] * 3), make(2, infos=None)])
+    flat = flatten_trajectories(serialize.load(tmp_path / "data"))
+    assert isinstance(flat.infos, np.ndarray)
+    assert flat.infos.strides == (0,)
+    assert list(flat.infos) == [{}] * 5
+
+
+@pytest.mark.fault("F5")
+@pytest.mark.parametrize("text", ["[]{}", "{}[]", '{"a":1}}', "{}{", "12{}"])
+def test_infos_that_are_no_objects_are_told(text: str) -> None:
+    line = np.frombuffer(text.encode(), np.uint8)
+    with pytest.raises(CorruptFileError, match="a file"):
+        JsonInfos(line, np.array([0, 2, len(line)]), "a file").to_array()
+
+
+def test_streaming_holds_two_batches_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40 trajectories of 1 MiB, in batches of 4 MiB."""
+    monkeypatch.setattr(_arrow, "BATCH_BYTES", 4 << 20)
+    held: list[int] = []
+
+    def record() -> Iterator[Trajectory]:
+        for _ in range(40):
+            held.append(tracemalloc.get_traced_memory()[0])
+            yield make(1, obs=np.zeros((2, 1 << 17), np.float32))
+
+    tracemalloc.start()
+    try:
+        serialize.save(tmp_path / "data", record())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(serialize.load(tmp_path / "data")) == 40
+    assert max(held) < 6 << 20
+    assert peak < 12 << 20

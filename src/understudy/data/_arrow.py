@@ -14,8 +14,9 @@ memory map. Booleans, which Arrow packs into bits, are kept as bytes; the schema
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from understudy.data._arrow_stream import read_stream
 from understudy.data._json_infos import InfoColumn
 from understudy.data._trajectory_spec import FieldSpec, TrajectorySpec
 from understudy.data.dict_obs import DictObs, Observation
 from understudy.data.trajectory_store import TrajectoryColumns
 from understudy.data.types import Trajectory
-from understudy.errors import CorruptFileError, DataError, EmptyDataError
+from understudy.errors import CorruptFileError, DataError, EmptyDataError, UnderstudyError
 
-_METADATA = b"understudy"
+METADATA = b"understudy"
 _LAYOUT = 1
 BATCH_BYTES = 64 << 20
 """A record batch is written when it reaches this size; a trajectory is never split."""
@@ -63,7 +65,7 @@ def schema_of(spec: TrajectorySpec) -> Any:
     fields = [pa.field(name, _cell_type(field)) for name, field in _columns(spec).items()]
     fields += [pa.field("infos", pa.large_list(pa.large_string()))]
     fields += [pa.field("terminal", pa.bool_()), pa.field("truncated", pa.bool_())]
-    return pa.schema(fields, metadata={_METADATA: json.dumps({"layout": _LAYOUT, **spec.to_json()})})
+    return pa.schema(fields, metadata={METADATA: json.dumps({"layout": _LAYOUT, **spec.to_json()})})
 
 
 def _list_array(values: np.ndarray, offsets: np.ndarray, spec: FieldSpec) -> Any:
@@ -97,6 +99,7 @@ def _batch(columns: TrajectoryColumns, spec: TrajectorySpec, schema: Any) -> Any
     arrays.append(_list_array(columns.acts, columns.transition_offsets, spec.acts))
     if spec.rews is not None and columns.rews is not None:
         arrays.append(_list_array(columns.rews, columns.transition_offsets, spec.rews))
+    assert isinstance(columns.infos, InfoColumn)  # what `TrajectorySpec.gather` makes
     arrays += [_infos_array(columns.infos), pa.array(columns.terminal), pa.array(columns.truncated)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -137,6 +140,7 @@ def write(sink: Any, trajectories: Iterable[Trajectory]) -> tuple[int, int]:
             writer.write_batch(_batch(columns, spec, schema))
             n_trajectories += len(columns)
             n_transitions += len(columns.acts)
+            del group, columns  # else they stay while the next batch is collected
     return n_trajectories, n_transitions
 
 
@@ -151,14 +155,13 @@ def _corrupt(path: Path, got: str) -> CorruptFileError:
 def is_ours(path: Path) -> bool:
     """Whether an Arrow stream begins with this layout's metadata."""
     try:
-        with pa.memory_map(str(path), "r") as source, pa.ipc.open_stream(source) as reader:
-            return _METADATA in (reader.schema.metadata or {})
-    except (pa.ArrowException, OSError):
+        return METADATA in (read_stream(path)[0].metadata or {})
+    except (pa.ArrowException, OSError, UnderstudyError):
         return False
 
 
 def _read_spec(schema: Any, path: Path) -> TrajectorySpec:
-    content = (schema.metadata or {}).get(_METADATA)
+    content = (schema.metadata or {}).get(METADATA)
     if content is None:
         raise DataError(
             expected=f"an Arrow stream in {path} that `understudy.data.serialize.save` wrote",
@@ -169,7 +172,7 @@ def _read_spec(schema: Any, path: Path) -> TrajectorySpec:
         content = json.loads(content)
         layout = content["layout"]
         spec = TrajectorySpec.from_json(content) if layout == _LAYOUT else None
-    except (ValueError, KeyError, TypeError, RecursionError) as err:
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as err:
         raise _corrupt(path, "unreadable metadata") from err
     if spec is None:
         raise DataError(
@@ -244,15 +247,54 @@ def read(path: Path) -> list[TrajectoryColumns]:
     Raises:
         CorruptFileError: not a complete stream, or one that contradicts itself.
         DataError: a stream of another layout.
+        UntrustedFileError: a stream that names code.
     """
-    try:
-        with pa.ipc.open_stream(pa.memory_map(str(path), "r")) as reader:
-            spec = _read_spec(reader.schema, path)
-            chunks = [_chunk(batch, spec, path) for batch in reader if batch.num_rows]
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-        if isinstance(err, (CorruptFileError, DataError)):
-            raise
-        raise _corrupt(path, f"{type(err).__name__}: {err}") from err
+    return _read(path)[1]
+
+
+def read_all(paths: Sequence[Path]) -> list[TrajectoryColumns]:
+    """The record batches of several streams of one layout, in order.
+
+    Raises:
+        CorruptFileError: as ``read``, or streams of different layouts.
+    """
+    chunks: list[TrajectoryColumns] = []
+    first = None
+    for path in paths:
+        spec, found = _read(path)
+        first = first or spec
+        if spec != first:
+            raise _corrupt(path, f"other fields than in {paths[0].name}")
+        chunks += found
+    return chunks
+
+
+def spec_of(path: Path) -> TrajectorySpec:
+    """What the trajectories of a stream share.
+
+    Raises:
+        CorruptFileError, DataError, UntrustedFileError: as ``read``.
+    """
+    with _naming(path):
+        return _read_spec(read_stream(path)[0], path)
+
+
+def _read(path: Path) -> tuple[TrajectorySpec, list[TrajectoryColumns]]:
+    with _naming(path):
+        schema, batches = read_stream(path)
+        spec = _read_spec(schema, path)
+        chunks = [_chunk(batch, spec, path) for batch in batches if batch.num_rows]
     if not chunks:
         raise _corrupt(path, "no row")
-    return chunks
+    return spec, chunks
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What Arrow and NumPy say of a damaged stream, said of this file."""
+    try:
+        yield
+    except UnderstudyError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as err:
+        raise _corrupt(path, f"{type(err).__name__}: {str(err)[:200]}") from err

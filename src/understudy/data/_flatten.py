@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from understudy.data._json_infos import JsonInfos
 from understudy.data.dict_obs import DictObs, Observation
 from understudy.data.types import Trajectory, TrajectoryWithRew, Transitions, TransitionsWithRew, no_infos
 from understudy.errors import DataError, EmptyDataError
@@ -38,6 +39,11 @@ def _joined_obs(pieces: list[Observation], name: str) -> Observation:
     return _joined([p for p in pieces if isinstance(p, np.ndarray)], name)
 
 
+def _held(trajectory: Trajectory) -> np.ndarray:
+    infos = trajectory.infos
+    return infos.to_array() if isinstance(infos, JsonInfos) else np.asarray(infos)
+
+
 def _fields(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     if not trajectories:
         raise EmptyDataError(
@@ -48,15 +54,15 @@ def _fields(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     dones, truncated = np.zeros((2, last[-1] + 1), dtype=bool)
     dones[last] = [t.terminated for t in trajectories]
     truncated[last] = [t.truncated for t in trajectories]
-    if all(t.infos is None for t in trajectories):
-        infos = no_infos(int(last[-1]) + 1)
-    else:
+    with_infos = [
+        t.infos is not None and not (isinstance(t.infos, JsonInfos) and t.infos.are_empty()) for t in trajectories
+    ]
+    if any(with_infos):
         infos = np.concatenate(
-            [
-                no_infos(n) if t.infos is None else np.asarray(t.infos)
-                for t, n in zip(trajectories, lengths, strict=True)
-            ]
+            [_held(t) if there else no_infos(len(t)) for t, there in zip(trajectories, with_infos, strict=True)]
         )
+    else:
+        infos = no_infos(int(last[-1]) + 1)
     return {
         "obs": _joined_obs([t.obs[:-1] for t in trajectories], "obs"),
         "next_obs": _joined_obs([t.obs[1:] for t in trajectories], "obs"),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,9 @@ import numpy as np
 import torch
 
 from understudy.data._dataset import Demonstrations
+from understudy.data._mapped import MappedDemonstrations, stays_on_disk
 from understudy.data._names import check_names
+from understudy.data._npz_members import UNREADABLE, Members
 from understudy.data.dict_obs import DictObs, Observation, concatenate_maybe_dictobs
 from understudy.data.trajectory_store import TrajectoryColumns, TrajectoryStore
 from understudy.data.types import Trajectory, TrajectoryWithRew, Transitions, TransitionsMinimal, no_infos
@@ -37,7 +37,7 @@ def read_unchecked(source: Any) -> Demonstrations:
     if isinstance(source, Mapping):
         return from_arrays(source)
     if isinstance(source, TrajectoryStore):
-        return _from_columns(source.columns())
+        return _from_store(source)
     if (
         isinstance(source, tuple)
         and len(source) == 2
@@ -45,6 +45,10 @@ def read_unchecked(source: Any) -> Demonstrations:
         and isinstance(source[1], (np.ndarray, torch.Tensor))
     ):
         return from_arrays({"obs": source[0], "acts": source[1]})
+    if _is_table_of_episodes(source):
+        from understudy.data.huggingface_utils import TrajectoryDatasetSequence
+
+        return _from_trajectories(list(TrajectoryDatasetSequence(source)))
     if isinstance(source, Iterable) and not isinstance(source, (np.ndarray, torch.Tensor)):
         return _from_iterable(source)
     raise DataError(
@@ -52,6 +56,12 @@ def read_unchecked(source: Any) -> Demonstrations:
         got=type(source).__name__,
         do="pass for instance understudy.data.demonstrations.as_demonstrations({'obs': obs, 'acts': acts})",
     )
+
+
+def _is_table_of_episodes(source: Any) -> bool:
+    """Whether this is a `datasets.Dataset` with an episode a row; one with a step a row is an iterable of mappings."""
+    package = type(source).__module__.partition(".")[0]
+    return package == "datasets" and "terminal" in (getattr(source, "column_names", None) or ())
 
 
 def _from_iterable(source: Iterable[Any]) -> Demonstrations:
@@ -99,6 +109,16 @@ def _from_trajectories(trajectories: Sequence[Trajectory]) -> Demonstrations:
         if with_infos
         else None,
     )
+
+
+def _from_store(store: TrajectoryStore[Any]) -> Demonstrations:
+    """What is too large to be joined stays where it is."""
+    if not stays_on_disk(store):
+        return _from_columns(store.columns())
+    mapped = MappedDemonstrations(list(store.chunks()))
+    if (mapped.episode_lengths == 0).any():
+        raise _empty(f"trajectory {int(np.argmin(mapped.episode_lengths))} without an action")
+    return mapped
 
 
 def _from_columns(columns: TrajectoryColumns) -> Demonstrations:
@@ -232,18 +252,20 @@ def _from_path(path: Path) -> Demonstrations:
 def _plain_archive(path: Path) -> dict[str, np.ndarray] | None:
     """The arrays of an npz of the user's own making, or None where it is of another kind."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if "meta" in archive.files:  # a dataset that this library saved
+        with Members(path) as archive:
+            datasets_own = "meta" in archive.names or {"terminal", "indices"} <= set(archive.names)
+            if datasets_own or any(archive.header(name).dtype.hasobject for name in archive.names):
+                return None  # the reader of datasets knows what to do, or to say
+            return {name: archive.read(name) for name in archive.names}
+    except UNREADABLE as error:
+        with path.open("rb") as file:
+            if file.read(1) == b"\x80":  # a pickle under a wrong name
                 return None
-            return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise CorruptFileError(
             expected=f"a complete NumPy archive at {path}",
-            got=f"{type(error).__name__}: {error}",
+            got=f"{type(error).__name__}: {str(error)[:200]}",
             do="restore it from where it came from, or save it again with numpy.savez(path, obs=…, acts=…)",
         ) from error
-    except (ValueError, AttributeError):  # pickled objects, or no archive: the reader of datasets knows what to say
-        return None
 
 
 def _joined(parts: list[Demonstrations], closed: Sequence[bool] | None = None) -> Demonstrations:

@@ -8,20 +8,17 @@ Members: ``meta`` (JSON as bytes: shapes, types, names of observation entries), 
 from __future__ import annotations
 
 import json
-import math
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 
 from understudy.data._json_infos import InfoColumn
+from understudy.data._npz_members import UNREADABLE, Members, unreadable
 from understudy.data._trajectory_spec import FieldSpec, TrajectorySpec
 from understudy.data.dict_obs import DictObs, Observation
 from understudy.data.trajectory_store import TrajectoryColumns
-from understudy.errors import CorruptFileError, DataError, UntrustedFileError
+from understudy.errors import DataError, UnderstudyError
 
 _LAYOUT = 1
 _INFO_MEMBERS = ("infos_text", "infos_text_offsets", "infos_row_offsets", "infos_present")
@@ -36,6 +33,8 @@ def _obs_members(spec: TrajectorySpec) -> dict[str, FieldSpec]:
 def write(path: Path, columns: TrajectoryColumns, spec: TrajectorySpec) -> None:
     """Write a new file."""
     obs = list(columns.obs.values()) if isinstance(columns.obs, DictObs) else [columns.obs]
+    infos = columns.infos
+    assert isinstance(infos, InfoColumn)  # what `TrajectorySpec.gather` makes
     meta = json.dumps({"understudy_layout": _LAYOUT, **spec.to_json()}).encode()
     members = {
         "meta": np.frombuffer(meta, dtype=np.uint8),
@@ -45,98 +44,69 @@ def write(path: Path, columns: TrajectoryColumns, spec: TrajectorySpec) -> None:
         "offsets": columns.transition_offsets,
         "terminal": columns.terminal,
         "truncated": columns.truncated,
-        "infos_text": columns.infos.text,
-        "infos_text_offsets": columns.infos.text_offsets,
-        "infos_row_offsets": columns.infos.row_offsets,
-        "infos_present": columns.infos.present,
+        "infos_text": infos.text,
+        "infos_text_offsets": infos.text_offsets,
+        "infos_row_offsets": infos.row_offsets,
+        "infos_present": infos.present,
     }
     with path.open("xb") as file:
         np.savez(file, **members)  # type: ignore[arg-type]
 
 
-def _restore(path: Path, got: str) -> CorruptFileError:
-    return CorruptFileError(
-        expected=f"a complete npz of trajectories in {path}",
-        got=got,
-        do="restore it from where it came from, or record and save the data again",
-    )
-
-
-def _member(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
-    """One array, read-only. The sizes told in headers are believed only if the file is that large."""
-    info = archive.getinfo(f"{name}.npy")
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size > path.stat().st_size:
-        raise ValueError(f"member {name!r} is compressed or larger than the file")
-    with archive.open(info) as file:
-        if npy.read_magic(file) != (1, 0):
-            raise ValueError(f"member {name!r} has an unknown header")
-        shape, fortran, dtype = npy.read_array_header_1_0(file)
-        data = file.read()  # to the end, where the checksum is compared
-    if fortran or dtype.hasobject or dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != len(data):
-        raise ValueError(f"member {name!r} does not fit its header")
-    return np.frombuffer(data, dtype=dtype).reshape(shape)
-
-
-def _field(archive: zipfile.ZipFile, name: str, spec: FieldSpec, steps: int, path: Path) -> np.ndarray:
-    array = _member(archive, name, path)
+def _field(archive: Members, name: str, spec: FieldSpec, steps: int) -> np.ndarray:
+    array = archive.read(name)
     if array.dtype != spec.dtype or array.shape != (steps, *spec.shape):
         raise ValueError(f"member {name!r} is {array.dtype} of shape {array.shape}; told {spec}, {steps} steps")
     return array
 
 
-def _offsets(archive: zipfile.ZipFile, name: str, path: Path, *, last: int | None = None) -> np.ndarray:
-    offsets = _member(archive, name, path)
+def _offsets(archive: Members, name: str, *, last: int | None = None) -> np.ndarray:
+    offsets = archive.read(name)
     ordered = offsets.dtype == np.int64 and offsets.ndim == 1 and len(offsets) and offsets[0] == 0
     if not ordered or np.any(np.diff(offsets) < 0) or (last is not None and offsets[-1] != last):
         raise ValueError(f"member {name!r} holds no offsets that fit")
     return offsets
 
 
-def _columns(archive: zipfile.ZipFile, spec: TrajectorySpec, path: Path) -> TrajectoryColumns:
-    offsets = _offsets(archive, "offsets", path)
+def _columns(archive: Members, spec: TrajectorySpec, path: Path) -> TrajectoryColumns:
+    offsets = _offsets(archive, "offsets")
     steps, rows = int(offsets[-1]), len(offsets) - 1
-    frames = [_field(archive, name, field, steps + rows, path) for name, field in _obs_members(spec).items()]
+    frames = [_field(archive, name, field, steps + rows) for name, field in _obs_members(spec).items()]
     obs: Observation = DictObs(dict(zip(spec.obs, frames, strict=True))) if isinstance(spec.obs, dict) else frames[0]
     flag = FieldSpec(np.dtype(bool), ())
-    text = _member(archive, "infos_text", path)
-    text_offsets = _offsets(archive, "infos_text_offsets", path, last=len(text))
+    text = archive.read("infos_text")
+    text_offsets = _offsets(archive, "infos_text_offsets", last=len(text))
     infos = InfoColumn(
         text=text,
         text_offsets=text_offsets,
-        row_offsets=_offsets(archive, "infos_row_offsets", path, last=len(text_offsets) - 1),
-        present=_field(archive, "infos_present", flag, rows, path),
+        row_offsets=_offsets(archive, "infos_row_offsets", last=len(text_offsets) - 1),
+        present=_field(archive, "infos_present", flag, rows),
         source=str(path),
     )
     if np.any(np.diff(infos.row_offsets) != np.where(infos.present, np.diff(offsets), 0)):
         raise ValueError("infos and actions of different lengths")
     return TrajectoryColumns(
         obs=obs,
-        acts=_field(archive, "acts", spec.acts, steps, path),
-        rews=None if spec.rews is None else _field(archive, "rews", spec.rews, steps, path),
+        acts=_field(archive, "acts", spec.acts, steps),
+        rews=None if spec.rews is None else _field(archive, "rews", spec.rews, steps),
         transition_offsets=offsets,
-        terminal=_field(archive, "terminal", flag, rows, path),
-        truncated=_field(archive, "truncated", flag, rows, path),
+        terminal=_field(archive, "terminal", flag, rows),
+        truncated=_field(archive, "truncated", flag, rows),
         infos=infos,
     )
 
 
-def _foreign(archive: zipfile.ZipFile, path: Path) -> DataError | UntrustedFileError:
-    """What to say of an npz that this module did not write."""
-    for name in archive.namelist():
-        with archive.open(name) as file:
-            read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
-            if read_header(file)[2].hasobject:
-                return UntrustedFileError(
-                    expected=f"plain numbers in {path}",
-                    got=f"pickled objects in {name!r}, which run code when they are read",
-                    do="read it where you trust it, build Trajectory objects and save them with "
-                    "`understudy.data.serialize.save`",
-                )
-    return DataError(
-        expected=f"an npz in {path} that `understudy.data.serialize.save` wrote",
-        got=f"arrays {[name.removesuffix('.npy') for name in archive.namelist()]}",
-        do="build Trajectory objects from these arrays and save them with `understudy.data.serialize.save`",
-    )
+def is_ours(path: Path) -> bool:
+    """Whether an archive looks like one that ``write`` wrote.
+
+    Raises:
+        CorruptFileError: no complete archive.
+    """
+    try:
+        with Members(path) as archive:
+            return "meta" in archive.names
+    except UNREADABLE as err:
+        raise unreadable(path, err) from err
 
 
 def read(path: Path) -> TrajectoryColumns:
@@ -145,32 +115,17 @@ def read(path: Path) -> TrajectoryColumns:
     Raises:
         CorruptFileError: truncated, altered, or no zip archive.
         DataError: an npz of another layout.
-        UntrustedFileError: an npz with pickled objects.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if "meta.npy" not in archive.namelist():
-                raise _foreign(archive, path)
-            meta: dict[str, Any] = json.loads(_member(archive, "meta", path).tobytes())
+        with Members(path, compressed=False) as archive:
+            meta: dict[str, Any] = json.loads(archive.read("meta").tobytes())
             layout = meta["understudy_layout"]
             if layout != _LAYOUT:
                 raise DataError(
                     expected=f"layout {_LAYOUT} in {path}", got=f"layout {layout}", do="read it with a newer understudy"
                 )
             return _columns(archive, TrajectorySpec.from_json(meta), path)
-    except (DataError, UntrustedFileError):
+    except UnderstudyError:
         raise
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,  # a flipped "encrypted" flag, or an unknown zip version
-        RecursionError,
-        IndexError,
-    ) as err:
-        raise _restore(path, f"{type(err).__name__}: {err}") from err
+    except UNREADABLE as err:
+        raise unreadable(path, err) from err

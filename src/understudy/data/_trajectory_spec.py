@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from understudy.data.trajectory_store import TrajectoryColumns
 from understudy.data.types import Trajectory, TrajectoryWithRew
 from understudy.errors import DataError
 
+_MAX_AXES = 32
+_MAX_VALUES = 2**31 - 1
+"""In one step: what Arrow can count."""
 _KINDS = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8)}
 
 
@@ -61,8 +65,9 @@ class FieldSpec:
             ValueError, KeyError, TypeError: not what ``to_json`` writes.
         """
         dtype, shape = np.dtype(content["dtype"]), tuple(content["shape"])
-        if dtype.itemsize not in _KINDS.get(dtype.kind, ()) or not all(type(n) is int and n > 0 for n in shape):
-            raise ValueError(f"no such field: {content!r}")
+        known = dtype.itemsize in _KINDS.get(dtype.kind, ()) and len(shape) <= _MAX_AXES
+        if not known or not all(type(n) is int and n > 0 for n in shape) or math.prod(shape) > _MAX_VALUES:
+            raise ValueError("no field that a file can hold")
         return cls(dtype, shape)
 
     def __str__(self) -> str:

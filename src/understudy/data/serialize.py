@@ -1,40 +1,26 @@
 """Trajectories on disk: an Arrow folder, or one ``.npz``.
 
-A folder holds an Arrow stream (layout: ``_arrow.py``), ``state.json`` and ``dataset_info.json``, so that
+A folder holds Arrow streams (layout: ``_arrow.py``), ``state.json`` and ``dataset_info.json``, so that
 ``datasets.load_from_disk`` opens it too, and ``MANIFEST.json`` with the SHA-256 of each file. Nothing in either form is
-a pickle. Types, shapes and bytes of the arrays come back as they were.
+a pickle. Types, shapes and bytes of the arrays come back as they were. ``load`` reads what `imitation` wrote as well:
+folders, and npz files and pickles as far as they are trusted (``_older_files.py``).
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
+from understudy.data._older_pickle import TRUST
 from understudy.data.trajectory_store import TrajectoryStore
 from understudy.data.types import AnyPath, Trajectory, TrajectoryWithRew
-from understudy.errors import (
-    CorruptFileError,
-    DataError,
-    EmptyDataError,
-    MissingFileError,
-    UntrustedFileError,
-)
+from understudy.errors import ConfigError, CorruptFileError, DataError, EmptyDataError, MissingFileError
 from understudy.util.files import replacing
-from understudy.util.manifest import MANIFEST, HashingFile, check_files, read_manifest, write_file, write_manifest
+from understudy.util.manifest import MANIFEST
 
 __all__ = ["AnyPath", "load", "load_with_rewards", "save"]
-
-_STREAM = "data-00000-of-00001.arrow"
-_STATE = "state.json"
-_INFO = "dataset_info.json"
-_KIND = "trajectories"
-_REBUILD = "build Trajectory objects and save them with `understudy.data.serialize.save`"
-
-_logger = logging.getLogger(__name__)
 
 
 def save(path: AnyPath, trajectories: Iterable[Trajectory]) -> None:
@@ -52,13 +38,15 @@ def save(path: AnyPath, trajectories: Iterable[Trajectory]) -> None:
         EmptyDataError: no trajectories.
         DataError: trajectories differ, a field or info cannot be stored, or something else already has this name.
     """
+    from understudy.data import _folder
+
     target = Path(os.path.realpath(os.fsdecode(path)))
     _check_replaceable(target)
     with replacing(target) as staged:
         if target.suffix == ".npz":
             _save_npz(staged, trajectories)
         else:
-            _save_folder(staged, trajectories)
+            _folder.save(staged, trajectories)
 
 
 def _save_npz(path: Path, trajectories: Iterable[Trajectory]) -> None:
@@ -74,43 +62,17 @@ def _save_npz(path: Path, trajectories: Iterable[Trajectory]) -> None:
     _npz.write(path, spec.gather(trajs), spec)
 
 
-def _save_folder(folder: Path, trajectories: Iterable[Trajectory]) -> None:
-    from understudy.data import _arrow
-
-    folder.mkdir()
-    file = HashingFile(folder / _STREAM)
-    try:
-        n_trajectories, n_transitions = _arrow.write(file, trajectories)
-    finally:
-        file.close()
-    state = {
-        "_data_files": [{"filename": _STREAM}],
-        "_fingerprint": file.entry["sha256"][:16],
-        "_format_columns": None,
-        "_format_kwargs": {},
-        "_format_type": None,
-        "_output_all_columns": False,
-        "_split": None,
-    }
-    # No "features": `datasets` reads them off the schema, in the words of its own version.
-    info = {"citation": "", "description": "Trajectories, one a row.", "homepage": "", "license": ""}
-    entries = {
-        _STREAM: file.entry,
-        _STATE: write_file(folder / _STATE, json.dumps(state, indent=1)),
-        _INFO: write_file(folder / _INFO, json.dumps(info, indent=1)),
-    }
-    write_manifest(folder, entries, kind=_KIND, n_trajectories=n_trajectories, n_transitions=n_transitions)
-
-
 def _check_replaceable(target: Path) -> None:
     """Never remove what is not a dataset: a folder with other files in it, or a file of another kind."""
+    from understudy.data import _folder
+
     if not os.path.lexists(target):
         return
     if target.is_dir():
         names = sorted(entry.name for entry in target.iterdir())
-        known = {_STATE, _INFO, MANIFEST}
+        known = {_folder.STATE, _folder.INFO, MANIFEST}
         strange = [name for name in names if name not in known and not name.endswith(".arrow")]
-        if not strange and (not names or _STATE in names):
+        if not strange and (not names or _folder.STATE in names):
             return
         got = f"a folder with {', '.join((strange or names)[:3])} in it"
     elif target.suffix == ".npz":
@@ -122,22 +84,32 @@ def _check_replaceable(target: Path) -> None:
     )
 
 
-def load(path: AnyPath, *, verify: bool = True) -> TrajectoryStore[Trajectory]:
-    """Open what ``save`` wrote; the trajectories have rewards if they were saved with them.
+def load(path: AnyPath, *, verify: bool = True, trust: str | None = None) -> TrajectoryStore[Trajectory]:
+    """Open what ``save`` or ``TrajectoryWriter`` wrote, or `imitation`; with rewards if they were saved with them.
 
     A folder is mapped into memory: nothing is read until it is used, except to check the sums.
 
     Args:
-        path: a folder or an npz file.
+        path: a folder or a file.
         verify: compare each file of a folder with its SHA-256, which reads all of it once; without, only names and
-            sizes are compared, and a warning is logged. An npz is read, and its checksums compared, either way.
+            sizes are compared, and a warning is logged. An npz is read, and its checksums compared, either way. A
+            folder that `imitation` wrote has no sums.
+        trust: None runs nothing that a file holds: pickles are refused, and infos pickled beside plain arrays left
+            out, which the log tells. ``"pickle"`` runs them; write it only for files whose writer you trust.
 
     Raises:
         MissingFileError: nothing at ``path``.
         CorruptFileError: truncated or altered; the message names the file.
         DataError: a dataset of another layout.
-        UntrustedFileError: it holds pickled objects.
+        UntrustedFileError: what it holds is pickled, and ``trust`` is None.
+        ConfigError: another ``trust``.
     """
+    if trust not in (None, TRUST):
+        raise ConfigError(
+            expected='trust=None or trust="pickle"',
+            got=f"trust={trust!r}",
+            do="leave it out, unless you trust whoever wrote the file",
+        )
     where = Path(os.fsdecode(path))
     if not where.exists():
         raise MissingFileError(
@@ -145,16 +117,18 @@ def load(path: AnyPath, *, verify: bool = True) -> TrajectoryStore[Trajectory]:
             got="no such file or folder",
             do=f"check the path; a relative one starts at {Path.cwd()}",
         )
-    return _load_folder(where, verify=verify) if where.is_dir() else _load_file(where)
+    return _load_folder(where, verify=verify) if where.is_dir() else _load_file(where, trust)
 
 
-def load_with_rewards(path: AnyPath, *, verify: bool = True) -> TrajectoryStore[TrajectoryWithRew]:
+def load_with_rewards(
+    path: AnyPath, *, verify: bool = True, trust: str | None = None
+) -> TrajectoryStore[TrajectoryWithRew]:
     """As ``load``, for datasets that must have rewards.
 
     Raises:
         DataError: saved without rewards; and as ``load``.
     """
-    store = load(path, verify=verify)
+    store = load(path, verify=verify, trust=trust)
     if not store.has_rewards:
         raise DataError(
             expected=f"trajectories with rewards in {os.fsdecode(path)}",
@@ -165,67 +139,54 @@ def load_with_rewards(path: AnyPath, *, verify: bool = True) -> TrajectoryStore[
 
 
 def _load_folder(folder: Path, *, verify: bool) -> TrajectoryStore[Trajectory]:
-    from understudy.data import _arrow
+    from understudy.data import _folder, _older_folder
 
-    manifest = _manifest(folder)
-    check_files(folder, manifest["files"], hashes=verify)
-    if not verify:
-        _logger.warning("verify=False: the contents of %s are not compared with their SHA-256", folder)
-    store = TrajectoryStore[Trajectory](_arrow.read(folder / _STREAM))
-    told = (manifest.get("n_trajectories"), manifest.get("n_transitions"))
-    if told != (len(store), store.n_transitions):
-        raise CorruptFileError(
-            expected=f"{told[0]} trajectories with {told[1]} transitions in {folder / _STREAM}",
-            got=f"{len(store)} with {store.n_transitions}",
-            do="restore it from where it came from, or record and save the data again",
+    if (folder / MANIFEST).is_file():
+        return _folder.load(folder, verify=verify)
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        raise DataError(
+            expected=f"the folder of one dataset at {folder}",
+            got=f"several, one a split: {', '.join(splits[:5])}",
+            do=f"load one of them: {folder / (splits or ['train'])[0]}",
         )
-    return store
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if path.is_file():
-        manifest = read_manifest(folder)
-        if manifest.get("kind") == _KIND and _STREAM in manifest["files"]:
-            return manifest
-        got = f"{path} of kind {manifest.get('kind')!r}"
-    elif (folder / _STATE).is_file():
-        from understudy.data import _arrow
-
-        if _arrow.is_ours(folder / _STREAM):
+    if (folder / _folder.STATE).is_file():
+        if any(_folder.is_ours(_older_folder.plain_file(folder, name)) for name in _older_folder.stream_names(folder)):
             raise CorruptFileError(
-                expected=f"the file {path}",
+                expected=f"the file {folder / MANIFEST}",
                 got="no such file, beside a stream that was saved with one",
                 do="copy the dataset again, with all its files",
             )
-        got = "a `datasets` folder that another library wrote"
-    else:
-        got = "a folder without MANIFEST.json"
+        return TrajectoryStore(_older_folder.read(folder))
     raise DataError(
-        expected=f"a folder at {folder} that `understudy.data.serialize.save` wrote",
-        got=got,
+        expected=f"a folder at {folder} that `understudy.data.serialize.save` wrote, or `datasets`",
+        got=f"a folder without {MANIFEST}",
         do="give the dataset's own folder; or build Trajectory objects from its columns and save them",
     )
 
 
-def _load_file(path: Path) -> TrajectoryStore[Trajectory]:
+def _load_file(path: Path, trust: str | None) -> TrajectoryStore[Trajectory]:
+    from understudy.data import _npz, _older_files
+    from understudy.data._older_pickle import untrusted
+
+    if not path.is_file():
+        raise DataError(expected=f"a dataset at {path}", got="neither a file nor a folder", do="check the path")
     with path.open("rb") as file:
         head = file.read(8)
+    if head.startswith(b"\x80") or path.suffix in (".pkl", ".pickle"):
+        if trust is None:
+            raise untrusted(path, "a pickle")
+        return TrajectoryStore([_older_files.read_pickle(path)])
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")) or path.suffix == ".npz":
-        from understudy.data import _npz
-
-        if not head.startswith(b"\x80"):
-            return TrajectoryStore([_npz.read(path)])
-    if head.startswith(b"\x80"):
-        raise UntrustedFileError(
-            expected=f"arrays and JSON in {path}",
-            got="a pickle, which runs code when it is read",
-            do=f"read it where you trust it, {_REBUILD}",
-        )
+        return TrajectoryStore([_npz.read(path) if _npz.is_ours(path) else _older_files.read_npz(path, trust)])
+    if head.startswith(b"\x93NUMPY") and _older_files.is_of_objects(path):
+        if trust is None:
+            raise untrusted(path, "an array of pickled objects")
+        return TrajectoryStore([_older_files.read_pickle(path)])
     known = {b"\x93NUMPY": "one NumPy array", b"\x89HDF": "an HDF5 file", b"PAR1": "a Parquet file"}
     got = next((what for magic, what in known.items() if head.startswith(magic)), f"a file that begins {head!r}")
     raise DataError(
         expected=f"a dataset at {path} that `understudy.data.serialize.save` wrote: a folder, or an npz",
         got=got,
-        do=f"read it with its own library, {_REBUILD}",
+        do="read it with its own library, build Trajectory objects and save them with `understudy.data.serialize.save`",
     )

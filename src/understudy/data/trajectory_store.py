@@ -8,7 +8,7 @@ from typing import Generic, SupportsIndex, TypeVar, overload
 
 import numpy as np
 
-from understudy.data._json_infos import InfoColumn
+from understudy.data._json_infos import AnyInfoColumn, concatenate_infos
 from understudy.data.dict_obs import Observation, concatenate_maybe_dictobs
 from understudy.data.types import Trajectory, TrajectoryWithRew
 
@@ -35,8 +35,8 @@ class TrajectoryColumns:
     """The episode ended, either way; False for fragments; shape (trajectories,)."""
     truncated: np.ndarray
     """A time limit ended it, shape (trajectories,)."""
-    infos: InfoColumn
-    """Info dictionaries as JSON, decoded on access: ``infos[i]`` are those of trajectory ``i``, or None."""
+    infos: AnyInfoColumn
+    """Info dictionaries, decoded on access: ``infos[i]`` are those of trajectory ``i``, or None."""
 
     @property
     def frame_offsets(self) -> np.ndarray:
@@ -81,7 +81,7 @@ class TrajectoryColumns:
             transition_offsets=_offsets([np.diff(part.transition_offsets) for part in parts]),
             terminal=np.concatenate([part.terminal for part in parts]),
             truncated=np.concatenate([part.truncated for part in parts]),
-            infos=InfoColumn.concatenate([part.infos for part in parts]),
+            infos=concatenate_infos([part.infos for part in parts]),
         )
 
 
