@@ -87,6 +87,10 @@ class MissingExtraError(UnderstudyError, ImportError):
         )
 
 
+class FileWriteError(UnderstudyError, OSError):
+    """A file could not be written (disk full, no rights, no such folder); what stood there is untouched."""
+
+
 class CheckpointError(UnderstudyError, OSError):
     """A checkpoint could not be written, or none here can be resumed from; what stood before is untouched."""
 

@@ -70,7 +70,7 @@ def _check_replaceable(target: Path) -> None:
         return
     if target.is_dir():
         names = sorted(entry.name for entry in target.iterdir())
-        known = {_folder.STATE, _folder.INFO, MANIFEST}
+        known = {_folder.STATE, _folder.INFO, MANIFEST, ".lock"}
         strange = [name for name in names if name not in known and not name.endswith(".arrow")]
         if not strange and (not names or _folder.STATE in names):
             return

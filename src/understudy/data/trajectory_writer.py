@@ -18,8 +18,11 @@ from understudy.data.types import AnyPath, Trajectory
 from understudy.errors import CallOrderError, ConfigError, DataError
 from understudy.util.files import replacing, write_atomically
 from understudy.util.manifest import MANIFEST, HashingFile, manifest_text
+from understudy.util.run_lock import RunLock
 
 __all__ = ["TrajectoryWriter"]
+
+_MAX_FILES = 10_000  # the manifest names each; it is read and compared each time
 
 
 def _file_name(number: int) -> str:
@@ -31,7 +34,7 @@ class TrajectoryWriter:
 
     Trajectories are held, their arrays not copied, until ``flush_bytes`` of them are there, or ``flush`` or ``close``
     is called; then they are written as one more file of the folder, and are there whatever happens to the process
-    afterwards. A dataset that is there already is continued. One process may write at a time; any may read. Many small
+    afterwards. A dataset that is there already is continued. One writer at a time; any process may read. Many small
     files load slower: then ``serialize.save(new, serialize.load(old))`` makes one of them.
 
     A context manager: it writes what is held at its end, also after an exception.
@@ -39,6 +42,7 @@ class TrajectoryWriter:
     Raises:
         ConfigError: ``flush_bytes`` is not positive, or the path ends in ``.npz``, which cannot grow.
         DataError: something else is at the path; on ``append``, a trajectory with other fields than the first.
+        RunLockedError: another process, or this one, is writing there.
     """
 
     def __init__(self, path: AnyPath, *, flush_bytes: int = _arrow.BATCH_BYTES) -> None:
@@ -57,8 +61,14 @@ class TrajectoryWriter:
         self._streams: dict[str, Any] = {}
         self._spec: TrajectorySpec | None = None
         self._counts = np.zeros(2, dtype=np.int64)
+        self._lock = RunLock(self._folder)
         if self._folder.is_dir():
-            self._continue()
+            self._lock.__enter__()
+            try:
+                self._continue()
+            except BaseException:
+                self._lock.__exit__(None, None, None)
+                raise
         elif os.path.lexists(self._folder):
             raise self._taken("a file")
 
@@ -118,6 +128,14 @@ class TrajectoryWriter:
             return
         name = _file_name(len(self._streams))
         self._folder.mkdir(parents=True, exist_ok=True)
+        if not self._lock.held:
+            self._lock.__enter__()
+        if len(self._streams) >= _MAX_FILES:
+            raise ConfigError(
+                expected=f"at most {_MAX_FILES} files in {self._folder}",
+                got=f"one more, with {len(self._held)} trajectories",
+                do="flush less often, and join what is there: serialize.save(new, serialize.load(old))",
+            )
         with replacing(self._folder / name) as staged:
             file = HashingFile(staged)
             try:
@@ -137,9 +155,12 @@ class TrajectoryWriter:
         self._held, self._held_bytes = [], 0
 
     def close(self) -> None:
-        """Write what is held and take no more."""
-        self.flush()
-        self._closed = True
+        """Write what is held, take no more, and let another process write."""
+        try:
+            self.flush()
+        finally:
+            self._closed = True
+            self._lock.__exit__(None, None, None)
 
     def __enter__(self) -> TrajectoryWriter:
         return self

@@ -24,7 +24,14 @@ import safetensors
 import safetensors.torch
 import torch
 
-from understudy.errors import CheckpointError, ConfigError, CorruptFileError, MissingFileError, UnderstudyError
+from understudy.errors import (
+    CheckpointError,
+    ConfigError,
+    CorruptFileError,
+    FileWriteError,
+    MissingFileError,
+    UnderstudyError,
+)
 from understudy.util.files import remove_abandoned, replacing, staged_name
 from understudy.util.manifest import (
     MANIFEST,
@@ -41,6 +48,7 @@ from understudy.util.versions import library_versions
 _STATE = "state.json"
 _TENSORS = "tensors.safetensors"
 _NAME = re.compile(r"step-(\d{12,})")
+_FORMAT = 1
 _MAX_STATE_BYTES = 2 << 20  # a tree is counters and names: what is large is in the tensors
 
 _log = logging.getLogger(__name__)
@@ -111,11 +119,11 @@ def write_checkpoint(
             for name in (_TENSORS, *files):
                 entries[name] = manifest_entry(staged / name)
             versions, threads = library_versions(), torch.get_num_threads()
-            write_manifest(staged, entries, kind=kind, versions=versions, threads=threads, **facts)
+            write_manifest(staged, entries, kind=kind, format=_FORMAT, versions=versions, threads=threads, **facts)
     except (OSError, safetensors.SafetensorError) as err:
         raise CheckpointError(
             expected=f"to write the checkpoint {target}",
-            got=f"{type(err).__name__}: {err}",
+            got=err.got if isinstance(err, FileWriteError) else f"{type(err).__name__}: {err}",
             do="make room, or choose a folder that can be written to; earlier checkpoints are untouched",
         ) from err
     return target
@@ -149,6 +157,12 @@ def read_checkpoint(folder: AnyPath, *, kind: str | None = None) -> Checkpoint:
     """
     folder = parse_path(folder)
     facts = verify(folder)
+    if facts.get("format") != _FORMAT:
+        raise CheckpointError(
+            expected=f"a checkpoint of format {_FORMAT} at {folder}",
+            got=f"format {facts.get('format')!r}, written by understudy {facts.get('understudy')}",
+            do="load it with that version",
+        )
     got = facts.get("kind")
     if kind is not None and got != kind:
         raise CheckpointError(

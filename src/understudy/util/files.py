@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import os
 import platform
@@ -13,15 +14,52 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from understudy.errors import FileWriteError, UnderstudyError
 from understudy.util.paths import AnyPath, parse_path
+
+_CANNOT_WRITE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EPERM,
+    errno.EROFS,
+}
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Say which file could not be written, and why."""
+    try:
+        yield
+    except OSError as err:
+        if isinstance(err, UnderstudyError) or err.errno not in _CANNOT_WRITE:
+            raise
+        raise FileWriteError(
+            expected=f"to write {target}",
+            got=f"{type(err).__name__}: {err}",
+            do="make room, or choose a place that can be written to; what stood there is untouched",
+        ) from err
 
 
 def write_atomically(path: AnyPath, content: bytes) -> None:
     """Replace a file by one rename, after its content has reached the disk.
 
     A reader, or a run after a crash, finds the old content or the new. Missing parent directories are made.
+
+    Raises:
+        FileWriteError: it cannot be written.
     """
     target = parse_path(path)
+    with _writing(target):
+        _write_atomically(target, content)
+
+
+def _write_atomically(target: Path, content: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(target)
     temporary = staged_name(target)  # a sibling, because a rename is atomic only within one file system
@@ -118,8 +156,17 @@ def replacing(target: Path) -> Iterator[Path]:
 
     After an exception the target is as it was. The parent folder is made where it is missing. What an earlier process
     left behind when it was killed is removed.
+
+    Raises:
+        FileWriteError: it cannot be written.
     """
     target = Path(os.path.realpath(target))
+    with _writing(target), _replacing(target) as staged:
+        yield staged
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(target)
     staged = staged_name(target)

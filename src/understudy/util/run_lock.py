@@ -73,7 +73,7 @@ class RunLock:
 
     def _locked(self, holder: dict[str, Any]) -> RunLockedError:
         return RunLockedError(
-            expected=f"the run folder {self._path.parent} for this process alone",
+            expected=f"the folder {self._path.parent} for this process alone",
             got=f"process {holder.get('pid', '?')} on {holder.get('host', '?')} working in it "
             f"since {holder.get('since', '?')}",
             do="wait until it ends, stop it, or choose another folder",
