@@ -111,6 +111,8 @@ def test_a_folder_of_someone_elses_names_no_code_to_import(in_tmp: Path, capsys:
         ({"options": {"env": 3}}, "start the run again"),
         ({"options": None}, "start the run again"),
         ({"options": "cut"}, "start the run again"),
+        ({"wall_clock_seconds": "long"}, "start the run again"),
+        ({"started": None}, "start the run again"),
     ],
 )
 def test_what_cannot_be_resumed_is_told(
@@ -122,13 +124,40 @@ def test_what_cannot_be_resumed_is_told(
     assert told in explained(capsys.readouterr().err)
 
 
-def test_a_field_of_another_type_is_told(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.fault("F6", "F7")
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("cloning", "batch_size", "__import__('os')"),
+        ("cloning", "optimizer", "lbfgs"),
+        ("cloning", "normalize", 1),
+        ("cloning", "net_arch", [10**9]),
+        ("cloning", "net_arch", [64, "x"]),
+        ("cloning", "net_arch", 64),
+        ("environment", "n_envs", 10**9),
+        ("compute", "threads", 10**9),
+        ("length", "n_epochs", True),
+    ],
+)
+def test_an_option_of_another_kind_is_told(
+    part: str, name: str, value: Any, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["train", "bc", *RUN[:-4], "--n-batches", "3", "--out", "run"]) == 0
     options = json.loads(Path("run/config.json").read_text())["options"]
-    options["cloning"]["batch_size"] = "__import__('os')"
+    options[part][name] = value
     edited(Path("run"), status="running", options=options)
+    start = time.perf_counter()
     assert cli.main(["train", "bc", "--resume", "run"]) == 2
-    assert "config.json" in explained(capsys.readouterr().err)
+    assert time.perf_counter() - start < 3
+    told = explained(capsys.readouterr().err)
+    assert "config.json" in told or f"--{name}".replace("_", "-") in told
+
+
+def test_metrics_of_another_kind_do_not_stop_a_run(in_tmp: Path) -> None:
+    assert cli.main(["train", "bc", *RUN[:-4], "--n-batches", "3", "--out", "run"]) == 0
+    Path("run/metrics.jsonl").write_text('3\n{"seconds": "x", "bc/batch": null}\n{"cut')
+    edited(Path("run"), status="running")
+    assert cli.main(["train", "bc", "--resume", "run", "--no-progress-bar"]) == 0
 
 
 def test_no_run_there(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,6 +132,54 @@ def test_a_state_that_lies_within_a_true_manifest_is_refused(tmp_path: Path) -> 
     (where / "state.json").write_text(json.dumps({"$tensor": "elsewhere"}))
     (where / "MANIFEST.json").unlink()
     names = ("state.json", "tensors.safetensors")
-    write_manifest(where, {name: manifest_entry(where / name) for name in names}, kind="K")
+    write_manifest(where, {name: manifest_entry(where / name) for name in names}, kind="K", format=1)
     with pytest.raises(CorruptFileError, match=r"state.json"):
         read_checkpoint(where)
+
+
+@pytest.mark.fault("F26")
+def test_another_format_is_told_with_the_version_that_wrote_it(tmp_path: Path) -> None:
+    from understudy.util.manifest import manifest_entry, write_manifest
+
+    where = write_checkpoint(tmp_path / "c", STATE, kind="K")
+    (where / "MANIFEST.json").unlink()
+    names = ("state.json", "tensors.safetensors")
+    write_manifest(where, {name: manifest_entry(where / name) for name in names}, kind="K", format=2)
+    with pytest.raises(CheckpointError, match=r"format 2, written by understudy \d"):
+        read_checkpoint(where)
+
+
+@pytest.mark.fault("F6")
+def test_a_link_in_a_checkpoint_is_not_followed(tmp_path: Path) -> None:
+    where = write_checkpoint(tmp_path / "c", STATE, kind="K")
+    (where / "state.json").rename(tmp_path / "elsewhere.json")
+    (where / "state.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(CorruptFileError, match="no such file there"):
+        read_checkpoint(where)
+
+
+def test_verifying_does_not_wait_for_a_lock_that_a_dead_child_may_hold(tmp_path: Path) -> None:
+    """tqdm's own lock is shared between processes; a child killed inside it never gives it back."""
+    import threading
+
+    from tqdm.auto import tqdm
+
+    where = write_checkpoint(tmp_path / "c", STATE, kind="K")
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with tqdm.get_lock():
+            held.set()
+            done.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(5)
+    verifier = threading.Thread(target=verify, args=(where,))
+    verifier.start()
+    verifier.join(5)
+    stuck = verifier.is_alive()
+    done.set()
+    holder.join()
+    verifier.join()
+    assert not stuck

@@ -59,6 +59,23 @@ def optimizer_class(name: str, given: type[torch.optim.Optimizer] | None) -> typ
     )
 
 
+def compile_option(saved: bool | str, given: bool | str | None) -> bool | str:
+    """Whether and how to compile; a backend comes from the file only if torch brings it.
+
+    Raises:
+        ConfigError: another backend, and none given.
+    """
+    if given is not None:
+        return given
+    if isinstance(saved, bool) or saved in ("inductor", "aot_eager", "eager"):
+        return saved
+    raise ConfigError(
+        expected="`compile`, since the trainer was saved with a backend that is not torch's own",
+        got=f"the name {str(saved)[:40]!r} only",
+        do="pass compile=False, or the backend",
+    )
+
+
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Go on with saved moments and learning rate.
 

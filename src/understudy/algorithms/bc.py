@@ -51,6 +51,7 @@ from understudy.algorithms._bc_parts import (
 )
 from understudy.algorithms._bc_state import (
     BCOptions,
+    compile_option,
     freeze_again,
     frozen_names,
     optimizer_class,
@@ -339,6 +340,7 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
         custom_logger: HierarchicalLogger | None = None,
         optimizer_cls: type[torch.optim.Optimizer] | None = None,
         lr_schedule: Schedule | None = None,
+        compile: bool | str | None = None,
         custom_objects: Mapping[str, Any] | None = None,
     ) -> BC:
         """Make the trainer that ``save`` wrote, or that a training with ``checkpoints=`` left.
@@ -353,6 +355,7 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
             custom_logger: where to log.
             optimizer_cls: needed only where it is not one of torch's.
             lr_schedule: needed only where there was one: functions are not kept.
+            compile: None takes what it was saved with; needed only where that named a backend of your own.
             custom_objects: by name, classes of the policy's that this library does not know.
 
         Raises:
@@ -387,7 +390,7 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
                 custom_logger=custom_logger,
                 max_grad_norm=options.max_grad_norm,
                 lr_schedule=lr_schedule,
-                compile=options.compile,
+                compile=compile_option(options.compile, compile),
             )
             made.restore(state, checkpoint.path)
             return made

@@ -70,7 +70,7 @@ def policy_from_spec(spec: Mapping[str, Any], custom_objects: Mapping[str, Any] 
     except (TypeError, ValueError, AssertionError, AttributeError, NotImplementedError, RuntimeError) as err:
         raise CorruptFileError(
             f"arguments that {cls.__name__} can be built with",
-            f"{type(err).__name__}: {err}",
+            f"{type(err).__name__}: {' '.join(str(err).split())[:300]}",
             f"check the versions that wrote the file: {spec.get('versions')}",
         ) from err
     return policy

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from understudy.data.demonstrations import Demonstrations
 
 _DEFAULT_EPOCHS = 10
+_MAX_UNITS = 16_384
 _DEFAULT_NET = (32, 32)  # FeedForward32Policy's
 
 
@@ -77,9 +78,9 @@ class Cloning:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ConfigError(f"{option(name)} of at least 0, and finite", str(value), f"pass {option(name)} 0")
-        if any(units < 1 for units in self.net_arch):
+        if any(not 1 <= units <= _MAX_UNITS for units in self.net_arch):
             raise ConfigError(
-                "--net-arch of layers with at least 1 unit",
+                f"--net-arch of layers with 1 to {_MAX_UNITS:,} units",
                 " ".join(map(str, self.net_arch)),
                 "write for example --net-arch 64 64",
             )

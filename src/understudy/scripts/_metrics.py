@@ -48,8 +48,7 @@ class MetricsWriter(KVWriter):
 def metrics_logger(folder: Path) -> HierarchicalLogger:
     """A logger that writes ``folder/metrics.jsonl`` and prints nothing: the progress bar has the terminal."""
     path = folder / "metrics.jsonl"
-    lines = read_metrics(path)
-    writer = MetricsWriter(path, float(lines[-1]["seconds"]) if lines else 0.0)
+    writer = MetricsWriter(path, max((_number(line, "seconds") for line in read_metrics(path)), default=0.0))
     inner = Logger(folder=str(folder), output_formats=[writer])
     return HierarchicalLogger(inner, format_strs=())
 
@@ -58,8 +57,13 @@ def forget_metrics(folder: Path, key: str, limit: float) -> None:
     """Remove the lines whose ``key`` has reached ``limit``: a resumed run will write them again."""
     path = folder / "metrics.jsonl"
     if path.exists():
-        kept = [line for line in read_metrics(path) if line.get(key, -1) < limit]
+        kept = [line for line in read_metrics(path) if _number(line, key) < limit]
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def _number(line: Mapping[str, Any], key: str) -> float:
+    value = line.get(key)
+    return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 def silent_logger() -> HierarchicalLogger:

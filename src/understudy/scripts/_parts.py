@@ -42,6 +42,7 @@ class Environment:
         from understudy.util.vec_env import resolve_spec
 
         at_least(1, n_envs=self.n_envs, max_episode_steps=self.max_episode_steps)
+        at_most(10_000, n_envs=self.n_envs)
         try:
             resolve_spec(self.env_id)
         except ConfigError as error:
@@ -77,6 +78,7 @@ class Compute:
     def check(self) -> None:
         """Raise ConfigError for an option out of range."""
         at_least(1, threads=self.threads)
+        at_most(1_024, threads=self.threads)
 
     @contextlib.contextmanager
     def limited(self, venv: VecEnv) -> Iterator[None]:
@@ -177,6 +179,15 @@ def at_least(low: float, **options: float | None) -> None:
     for name, value in options.items():
         if value is not None and not value >= low:
             raise ConfigError(f"{option(name)} of at least {low}", str(value), f"pass {option(name)} {low} or more")
+
+
+def at_most(high: float, **options: float | None) -> None:
+    """Raise ConfigError, with the option's name as it is typed, for the first above ``high``; None passes."""
+    for name, value in options.items():
+        if value is not None and value > high:
+            raise ConfigError(
+                f"{option(name)} of at most {high:,}", f"{value:,}", f"pass {option(name)} {high} or less"
+            )
 
 
 def option(name: str) -> str:

@@ -64,11 +64,7 @@ class RunFolder:
         """Held from entering the context on, unless whoever made the folder took it before."""
         self._journal = Journal(path / "journal.jsonl")
         self.resumed = resumed is not None
-        if resumed is not None:
-            self._before = float(resumed["wall_clock_seconds"])
-            self.config: dict[str, Any] = {**resumed, "status": "running"}
-            return
-        if (path / CONFIG).exists():
+        if resumed is None and (path / CONFIG).exists():
             with self.lock:
                 pass  # a run that is under way is refused by its lock, which tells who works on it
             raise ConfigError(
@@ -76,7 +72,7 @@ class RunFolder:
                 f"{path} with a run in it",
                 f"go on with that run: understudy {verb} --resume {path}; or choose another --out",
             )
-        self.config = {
+        self.config: dict[str, Any] = {
             "verb": verb,
             "command": command_line() if command is None else command,
             "status": "running",
@@ -85,8 +81,10 @@ class RunFolder:
             "seed": seed,
             "options": plain(options),
             "versions": library_versions(),
-            "git": git_state(Path.cwd()),
         }
+        if resumed is not None:
+            self._before = float(resumed["wall_clock_seconds"])
+            self.config.update({name: resumed[name] for name in ("command", "started")})
 
     def save_config(self, **facts: Any) -> None:
         """Add facts to ``config.json`` and write it."""
@@ -116,7 +114,7 @@ class RunFolder:
                 self.lock.__enter__()
             event = "resumed" if self.resumed else "started"
             self._journal.append({"event": event, "time": _now(), "pid": os.getpid(), "host": platform.node()})
-            self.save_config(hardware=hardware())
+            self.save_config(git=git_state(Path.cwd()), hardware=hardware())
         except OSError as error:
             raise ConfigError(
                 f"a folder that can be written to: {self.path}", str(error), "choose another --out"
@@ -177,9 +175,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                lines.append(json.loads(line))
-            except ValueError:
+                value = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(value, dict):
+                lines.append(value)
     return lines
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from understudy.errors import ConfigError, CorruptFileError, MissingFileError
 from understudy.scripts._parts import say
@@ -14,6 +15,16 @@ from understudy.util.run_lock import RunLock
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+_NEEDED: dict[str, type | tuple[type, ...]] = {
+    "verb": str,
+    "options": dict,
+    "status": str,
+    "command": str,
+    "started": str,
+    "wall_clock_seconds": (int, float),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +73,12 @@ class Resume:
 
     def _config(self, verb: str) -> dict[str, Any]:
         config = read_json(self.resume / CONFIG)
-        needed = {"verb", "options", "seed", "status", "wall_clock_seconds"}
-        if not isinstance(config, dict) or not needed <= config.keys():
-            raise CorruptFileError(f"the {CONFIG} of a run", str(self.resume / CONFIG), "start the run again")
+        if not isinstance(config, dict) or any(
+            not isinstance(config.get(name), kind) for name, kind in _NEEDED.items()
+        ):
+            raise CorruptFileError(
+                f"the {CONFIG} of a run", f"{self.resume / CONFIG}, which is something else", "start the run again"
+            )
         if config["verb"] != verb:
             raise ConfigError(
                 f"a run of `understudy {verb}` in {self.resume}",
@@ -110,14 +124,19 @@ def _built(kind: type[Any], plain: Any, file: Path) -> Any:
 def _value(hint: Any, plain: Any, file: Path) -> Any:
     if dataclasses.is_dataclass(hint):
         return _built(hint, plain, file)  # type: ignore[arg-type]
-    if plain is None or hint is Any:
-        return plain
-    choices = get_args(hint)
-    if get_origin(hint) is tuple:
-        return tuple(plain)
-    if Path in (hint, *choices):
-        return Path(plain)
-    known = {bool, int, float, str} & {hint, *choices}
-    if known and not isinstance(plain, (*known, int) if float in known else tuple(known)):
-        raise ValueError(f"{plain!r} where {hint} belongs")
-    return plain
+    for kind in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
+        if get_origin(kind) is Annotated:
+            return _value(get_args(kind)[0], plain, file)
+        if kind is NoneType and plain is None:
+            return None
+        if get_origin(kind) is Literal and plain in get_args(kind):
+            return plain
+        if get_origin(kind) is tuple and isinstance(plain, list):
+            return tuple(_value(get_args(kind)[0], item, file) for item in plain)
+        if kind is Path and isinstance(plain, str):
+            return Path(plain)
+        if kind is float and type(plain) in (int, float):
+            return float(plain)
+        if kind in (bool, int, str) and type(plain) is kind:
+            return plain
+    raise ValueError(f"{str(plain)[:40]!r} where {hint} belongs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(content)
 
 
+class _Bar(tqdm):  # type: ignore[type-arg]
+    # The usual lock is shared with forked processes: one that is killed while it holds it would block us for ever.
+    _lock = threading.RLock()
+
+
 def _sha256(path: Path, size: int) -> str:
     digest = hashlib.sha256()
     buffer = bytearray(1 << 22)
@@ -110,7 +116,7 @@ def _sha256(path: Path, size: int) -> str:
     # Silent unless it takes more than a second.
     with (
         path.open("rb", buffering=0) as file,
-        tqdm(total=size, unit="B", unit_scale=True, desc=f"verifying {path.name}", leave=False, delay=1) as bar,
+        _Bar(total=size, unit="B", unit_scale=True, desc=f"verifying {path.name}", leave=False, delay=1) as bar,
     ):
         while n := file.readinto(buffer):
             digest.update(view[:n])
@@ -126,8 +132,10 @@ def check_files(folder: Path, entries: Mapping[str, Mapping[str, Any]], *, hashe
     """
     for name, entry in entries.items():
         path = folder / name
-        if path.parent != folder or not path.is_file():
-            raise CorruptFileError(expected=f"the file {path}, listed in {MANIFEST}", got="no such file", do=_RESTORE)
+        if path.parent != folder or path.is_symlink() or not path.is_file():
+            raise CorruptFileError(
+                expected=f"the file {path}, listed in {MANIFEST}", got="no such file there", do=_RESTORE
+            )
         size = path.stat().st_size
         if size != entry["size"]:
             raise CorruptFileError(expected=f"{entry['size']} bytes in {path}", got=f"{size} bytes", do=_RESTORE)

@@ -1,1 +1,1 @@
-"""Tools of the fault tests: kill a process at a chosen instant, limit it, watch it, feed it damaged and hostile files."""
+"""Tools of the fault tests: processes killed at a chosen instant, limited, watched, fed damaged and hostile files."""
