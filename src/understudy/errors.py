@@ -17,10 +17,9 @@ class UnderstudyError(Exception):
     """
 
     def __init__(self, expected: str, got: str, do: str) -> None:
-        self.expected = expected
-        self.got = got
-        self.do = do
-        super().__init__(expected, got, do)
+        # One line: what was found may be a text from a file, or another library's message of several.
+        self.expected, self.got, self.do = (" ".join(part.split()) for part in (expected, got, do))
+        super().__init__(self.expected, self.got, self.do)
 
     def __str__(self) -> str:
         return f"expected {self.expected}; got {self.got}. Do this: {self.do}"

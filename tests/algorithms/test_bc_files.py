@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from understudy.algorithms.bc import BC
 from understudy.algorithms.checkpoints import Checkpoints
 from understudy.data.types import TransitionsMinimal, transitions_collate_fn
-from understudy.errors import CheckpointError, ConfigError, CorruptFileError, MissingFileError
+from understudy.errors import CheckpointError, ConfigError, CorruptFileError, FileWriteError, MissingFileError
 from understudy.policies.base import FeedForward32Policy, NormalizeFeaturesExtractor
 from understudy.util.checkpoint import read_checkpoint, write_checkpoint
 from understudy.util.logger import configure
@@ -117,6 +117,8 @@ def test_what_no_file_can_hold_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="optimizer_cls=OwnOptimizer"):
         load(tmp_path / "optimizer")
     assert type(load(tmp_path / "optimizer", optimizer_cls=OwnOptimizer).optimizer) is OwnOptimizer
+    with pytest.raises(ConfigError, match="saved with, OwnOptimizer"):
+        load(tmp_path / "optimizer", optimizer_cls=torch.optim.SGD)
     make_bc(lr_schedule=lambda remaining: 1e-3 * remaining).save(tmp_path / "schedule")
     with pytest.raises(ConfigError, match="lr_schedule"):
         load(tmp_path / "schedule")
@@ -264,3 +266,32 @@ def test_a_class_without_state_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(NotImplementedError, match="`state` and `restore`"):
         BaseImitationAlgorithm().save(tmp_path / "x")
+
+
+def test_a_bit_generator_of_ones_own_is_told_when_saving(tmp_path: Path) -> None:
+    class Own(np.random.PCG64):
+        @property
+        def state(self) -> dict[str, Any]:
+            return {**super().state, "bit_generator": "Own"}
+
+    with pytest.raises(ConfigError, match="NumPy's own"):
+        make_bc(rng=np.random.Generator(Own(0))).save(tmp_path / "bc")
+
+
+@pytest.mark.fault("F3")
+def test_a_policy_where_a_folder_is_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(FileWriteError, match="taken"):
+        make_bc().save_policy(tmp_path / "taken")
+
+
+def test_many_held_out_episodes_fit_into_a_checkpoint(tmp_path: Path) -> None:
+    """Each of 100,000 episodes as a line of text would be more than a checkpoint's text may have."""
+    n = 300_000
+    data = {"obs": np.zeros((n, 4), np.float32), "acts": np.arange(n) % 2, "episode_ends": np.arange(1, n + 1)}
+    bc = make_bc(demonstrations=data, batch_size=4096)
+    options: dict[str, Any] = {"n_batches": 2, "progress_bar": False, "validation_fraction": 0.4}
+    result = bc.train(**options, checkpoints=Checkpoints(tmp_path))
+    assert len(result.held_out_episodes) == 120_000
+    again = make_bc(demonstrations=data, batch_size=4096)
+    assert again.train(**options, checkpoints=Checkpoints(tmp_path, resume=True)) == result

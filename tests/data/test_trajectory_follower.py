@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from understudy.data import serialize, trajectory_follower
 from understudy.data.trajectory_follower import TrajectoryFollower
 from understudy.data.trajectory_writer import TrajectoryWriter
 from understudy.data.types import Trajectory
-from understudy.errors import ConfigError, CorruptFileError, DataError, RunLockedError
+from understudy.errors import ConfigError, CorruptFileError, DataError, FileWriteError, RunLockedError
 
 
 def episode(length: int) -> Trajectory:
@@ -94,3 +96,47 @@ def test_too_many_files_are_refused_before_they_cannot_be_read(tmp_path: Path, m
     with pytest.raises(ConfigError, match="at most 2 files"):
         writer.append(episode(3))
     assert len(serialize.load(tmp_path / "data")) == 2
+
+
+def test_a_writer_made_before_another_recorded_goes_on_after_it(tmp_path: Path) -> None:
+    late = TrajectoryWriter(tmp_path / "data")
+    with TrajectoryWriter(tmp_path / "data") as writer:
+        writer.extend([episode(1), episode(2)])
+    with late:
+        late.append(episode(3))
+    assert list(serialize.load(tmp_path / "data")) == [episode(1), episode(2), episode(3)]
+
+
+def test_a_dataset_is_not_replaced_below_its_writer(tmp_path: Path) -> None:
+    with TrajectoryWriter(tmp_path / "data", flush_bytes=1) as writer:
+        writer.append(episode(1))
+        with pytest.raises(RunLockedError):
+            serialize.save(tmp_path / "data", [episode(2)])
+        writer.append(episode(3))
+    assert list(serialize.load(tmp_path / "data")) == [episode(1), episode(3)]
+
+
+@pytest.mark.fault("F3")
+def test_what_could_not_be_written_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = TrajectoryWriter(tmp_path / "data", flush_bytes=1)
+    writer.append(episode(1))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(FileWriteError, match="No space left"):
+            writer.append(episode(2))
+    writer.append(episode(2))
+    writer.close()
+    assert list(serialize.load(tmp_path / "data")) == [episode(1), episode(2)]
+
+
+def test_a_first_episode_that_is_refused_decides_nothing(tmp_path: Path) -> None:
+    bad = Trajectory(np.zeros((2, 9)), np.zeros(1), [{"x": object()}], True)
+    with TrajectoryWriter(tmp_path / "data") as writer:
+        with pytest.raises(DataError):
+            writer.append(bad)
+        writer.append(episode(2))
+    assert list(serialize.load(tmp_path / "data")) == [episode(2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
-from tools.child import in_child
+from tools.child import fork, in_child, wait_for
 from tools.kill import boundaries, kill_at
 from tools.limits import limit_fsize
 from tools.states import sha_state
@@ -29,6 +30,7 @@ from understudy.data.types import DictObs, Trajectory
 from understudy.errors import CheckpointError, ConfigError, RunLockedError, TrainingInterrupted
 from understudy.policies.base import FeedForward32Policy
 from understudy.util.checkpoint import all_checkpoints, latest, read_checkpoint, step_folder
+from understudy.util.files import staged_name
 from understudy.util.interrupts import StopSignals
 from understudy.util.logger import configure
 from understudy.util.run_lock import RunLock
@@ -86,10 +88,9 @@ def make(kind: str, **options: Any) -> BC:
         observation_space=space,
         action_space=spaces.Discrete(ACTIONS),
         rng=0,
-        policy=policy,
+        **{"policy": policy, **options},
         demonstrations=episodes(kind),
         custom_logger=configure(format_strs=[]),
-        **options,
     )
 
 
@@ -229,6 +230,33 @@ with RunLock(Path({str(tmp_path)!r})):
 
 
 @pytest.mark.fault("F15")
+def test_a_backup_of_the_folder_does_not_lose_the_lock_and_a_fork_does_not_keep_it(tmp_path: Path) -> None:
+    def locked_for_others() -> bool:
+        code = f"""
+from pathlib import Path
+from understudy.errors import RunLockedError
+from understudy.util.run_lock import RunLock
+try:
+    with RunLock(Path({str(tmp_path / "run")!r})): print("free")
+except RunLockedError: print("locked")
+"""
+        return subprocess.check_output([sys.executable, "-c", code], text=True) == "locked\n"
+
+    (tmp_path / "run").mkdir()
+    lock = RunLock(tmp_path / "run")
+    with lock:
+        shutil.copytree(tmp_path / "run", tmp_path / "backup")
+        assert locked_for_others()
+        reading, writing = os.pipe()
+        child = fork(lambda: os.read(reading, 1))
+    assert not locked_for_others()  # the child is alive
+    os.write(writing, b"x")
+    assert wait_for(child, 5) == 0
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.fault("F15")
 def test_the_same_process_is_refused_too(tmp_path: Path) -> None:
     with RunLock(tmp_path), pytest.raises(RunLockedError, match=f"process {os.getpid()}"), RunLock(tmp_path):
         pass
@@ -239,51 +267,72 @@ def test_the_same_process_is_refused_too(tmp_path: Path) -> None:
 # --- stopping ---------------------------------------------------------------------------------------------------
 
 
-def stopped_after(folder: Path, seconds: float, sig: int) -> int:
-    """Exit code of a training that is sent a signal; slow enough to be met by it."""
+def stopped(folder: Path, sig: int, *, seconds: float | None = None, batch: int | None = None) -> tuple[int, int]:
+    """Exit code and batches made of a training that is sent a signal, after a time or by itself after a batch."""
 
     def work(mark: Callable[[int], None]) -> None:
+        made = 0
+
+        def count() -> None:
+            nonlocal made
+            made += 1
+            mark(made)
+            if batch is None:
+                time.sleep(0.004)  # slow enough to be met by it
+            elif made == batch:
+                os.kill(os.getpid(), sig)
+
         try:
-            train("mlp", folder, on_batch_end=lambda: time.sleep(0.004))
+            train("mlp", folder, on_batch_end=count)
         except TrainingInterrupted as stopped:
             os._exit(128 + stopped.signal)
 
-    return kill_at(work, seconds=seconds, sig=sig, limit=10).code
+    if batch is None:
+        death = kill_at(work, seconds=seconds, sig=sig, limit=10)
+    else:
+        death = kill_at(work, boundary=10**9, sig=sig, limit=10)
+    return death.code, death.marked
 
 
-def signals_at(points: int, folder: Path) -> dict[int, int]:
-    expected = sha_after("mlp", folder / "unbroken")
-    rng = np.random.default_rng()
-    codes: dict[int, int] = {}
-    for i in range(points):
-        where = folder / f"run-{i}"
-        sig = (signal.SIGINT, signal.SIGTERM)[i % 2]
-        code = stopped_after(where, rng.uniform(0, 0.25), sig)
-        codes[code] = codes.get(code, 0) + 1
-        if code == 128 + sig:
-            snapshot = read_checkpoint(where / "snapshot", kind="BC")
-            batch = snapshot.state["run"]["training"]["progress"]["batch"]
-            newest = latest(where)
-            assert newest is not None
-            loaded = BC.load(where / "snapshot", episodes("mlp"), custom_logger=configure(format_strs=[]))
-            loaded.train(n_batches=1, progress_bar=False)
-            assert 0 < batch <= 42
-        else:  # before the handlers stood, or after the last batch
-            assert code in (-sig, 0, 1)
-        assert sha_after("mlp", where) == expected
-    return codes
+def check_snapshot(folder: Path, batch: int) -> None:
+    snapshot = read_checkpoint(folder / "snapshot", kind="BC")
+    assert snapshot.state["run"]["training"]["progress"]["batch"] == batch
+    loaded = BC.load(folder / "snapshot", episodes("mlp"), custom_logger=configure(format_strs=[]))
+    loaded.train(n_batches=1, progress_bar=False)
 
 
 @pytest.mark.fault("F27")
-def test_signals_leave_a_snapshot_and_an_exact_resume(tmp_path: Path) -> None:
-    codes = signals_at(5, tmp_path)
-    assert sum(codes.values()) == 5
+@pytest.mark.parametrize(("sig", "batch"), [(2, 1), (15, 5), (2, 17), (15, 20), (2, 41)])
+def test_a_signal_leaves_a_snapshot_and_an_exact_resume(sig: int, batch: int, tmp_path: Path) -> None:
+    expected = sha_after("mlp", tmp_path / "unbroken")
+    assert stopped(tmp_path / "run", sig, batch=batch) == (128 + sig, batch)
+    check_snapshot(tmp_path / "run", batch)
+    assert sha_after("mlp", tmp_path / "run") == expected
+
+
+@pytest.mark.fault("F27")
+def test_a_signal_in_the_last_batch_is_not_lost(tmp_path: Path) -> None:
+    expected = sha_after("mlp", tmp_path / "unbroken")
+    assert stopped(tmp_path / "run", signal.SIGTERM, batch=42) == (128 + signal.SIGTERM, 42)
+    assert sha_after("mlp", tmp_path / "run") == expected
 
 
 @pytest.mark.slow
 @pytest.mark.fault("F27")
 def test_a_hundred_signals(tmp_path: Path) -> None:
-    codes = signals_at(100, tmp_path)
+    expected = sha_after("mlp", tmp_path / "unbroken")
+    rng = np.random.default_rng()
+    codes: dict[int, int] = {}
+    for i in range(100):
+        where = tmp_path / f"run-{i}"
+        sig = (signal.SIGINT, signal.SIGTERM)[i % 2]
+        code, made = stopped(where, sig, seconds=rng.uniform(0, 0.25))
+        codes[code] = codes.get(code, 0) + 1
+        if made > 0:  # the handlers stand from before the first batch on
+            assert code in (128 + sig, 0)
+        if code == 128 + sig and (where / "snapshot").exists():
+            check_snapshot(where, made)
+        assert sha_after("mlp", where) == expected
     print(f"exit codes of 100 signals: {codes}")
     assert codes.get(130, 0) + codes.get(143, 0) >= 50
 
@@ -325,11 +374,20 @@ def test_checkpoints_are_never_overwritten_unasked(tmp_path: Path) -> None:
         ({"batch_size": 16}, {}, "batch_size=32"),
         ({"ent_weight": 0.5}, {}, "ent_weight=0.001"),
         ({}, {"n_epochs": 7}, "n_epochs=6"),
+        ({"optimizer_kwargs": {"lr": 0.5}}, {}, r"optimizer lr=0\.001"),
+        (
+            {"policy": FeedForward32Policy(VECTOR, spaces.Discrete(ACTIONS), lambda _: 1e-3, activation_fn=nn.ReLU)},
+            {},
+            "policy=",
+        ),
         ({"optimizer_cls": torch.optim.SGD, "optimizer_kwargs": {"lr": 0.1}}, {}, "optimizer='Adam'"),
     ],
 )
 def test_other_options_are_refused(options: dict[str, Any], wishes: dict[str, Any], named: str, tmp_path: Path) -> None:
     train("mlp", tmp_path)
+    if "policy" in options:
+        relu = FeedForward32Policy(VECTOR, spaces.Discrete(ACTIONS), lambda _: 1e-3, activation_fn=nn.ReLU)
+        options = {"policy": relu}
     bc = make("mlp", **options)
     with pytest.raises(ConfigError, match=named):
         bc.train(
@@ -393,3 +451,66 @@ def test_the_callers_generators_are_untouched(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
     assert random.getstate() == before[2]
+
+
+def test_damaged_newer_checkpoints_do_not_push_out_the_good_ones(tmp_path: Path) -> None:
+    expected = sha_after("mlp", tmp_path / "unbroken")
+    assert in_child(lambda: train("mlp", tmp_path / "run", keep=20).path) == "closed_form"
+    for path in all_checkpoints(tmp_path / "run")[3:]:
+        (path / "state.json").write_text("{}")
+    assert latest(tmp_path / "run") == step_folder(tmp_path / "run", 10)
+    assert killed_at_batch("mlp", tmp_path / "run", 8)
+    assert latest(tmp_path / "run") == step_folder(tmp_path / "run", 15)
+    assert (tmp_path / "run" / "damaged-step-000000000042").is_dir()
+    assert sha_after("mlp", tmp_path / "run") == expected
+
+
+def test_what_killed_saves_left_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+    train("mlp", tmp_path)
+    for name in ("step-000000000010", "snapshot"):
+        left = staged_name(tmp_path / name).name.split("-")
+        left[-2] = str(2**22 + 1)  # above every process number that Linux gives
+        (tmp_path / "-".join(left)).mkdir()
+    train("mlp", tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if ".tmp-" in path.name] == []
+
+
+class Counting(FlattenExtractor):
+    """Training changes a buffer that a ``state_dict`` leaves out, and the features depend on it."""
+
+    def __init__(self, observation_space: spaces.Space[Any]) -> None:
+        super().__init__(observation_space)
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen += 0.01
+        return super().forward(observations) + self.seen
+
+
+def test_buffers_that_a_state_dict_leaves_out_are_kept(tmp_path: Path) -> None:
+    def run(folder: Path, stop_at: int) -> str | None:
+        policy = FeedForward32Policy(
+            VECTOR, spaces.Discrete(ACTIONS), lambda _: 1e-3, features_extractor_class=Counting
+        )
+        bc = make("mlp", policy=policy)
+        made = 0
+
+        def stop() -> None:
+            nonlocal made
+            made += 1
+            if made == stop_at:
+                raise ZeroDivisionError
+
+        try:
+            checkpoints = Checkpoints(folder, every=5, resume=True)
+            bc.train(n_epochs=3, progress_bar=False, on_batch_end=stop, checkpoints=checkpoints)
+        except ZeroDivisionError:
+            return None
+        return sha_state(bc)
+
+    torch.manual_seed(0)
+    unbroken = run(tmp_path / "unbroken", -1)
+    torch.manual_seed(0)
+    assert run(tmp_path / "stopped", 13) is None
+    assert run(tmp_path / "stopped", -1) == unbroken

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _small_runs import npz
 
+from understudy.errors import FileWriteError
 from understudy.scripts import cli
+from understudy.scripts._metrics import MetricsWriter
 from understudy.scripts._run_folder import read_metrics
 from understudy.util.checkpoint import latest, step_of
 from understudy.util.journal import Journal
@@ -163,3 +166,22 @@ def test_metrics_of_another_kind_do_not_stop_a_run(in_tmp: Path) -> None:
 def test_no_run_there(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "bc", "--resume", "nowhere"]) == 2
     assert "no config.json there" in explained(capsys.readouterr().err)
+
+
+def test_a_run_on_own_data_is_resumed_from_any_folder(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    npz(in_tmp / "mine.npz")
+    run = ["CartPole-v1", *SMALL, "--demonstrations", "mine.npz", "--n-batches", "3", "--out", "run"]
+    assert cli.main(["train", "bc", *run]) == 0
+    edited(Path("run"), status="running")
+    (in_tmp / "elsewhere").mkdir()
+    monkeypatch.chdir(in_tmp / "elsewhere")
+    assert cli.main(["train", "bc", "--resume", "../run", "--no-progress-bar"]) == 0
+
+
+@pytest.mark.fault("F3")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_fills_while_logging_is_told() -> None:
+    writer = MetricsWriter(Path("/dev/full"))
+    with pytest.raises(FileWriteError, match="No space left"):
+        writer.write({"a": 1}, {})
+    writer.close()

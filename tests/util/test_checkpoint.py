@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from understudy.data import serialize
+from understudy.data.types import Trajectory
 from understudy.errors import CheckpointError, ConfigError, CorruptFileError, MissingFileError
+from understudy.util import files
 from understudy.util.checkpoint import (
     all_checkpoints,
     keep_newest,
@@ -106,9 +110,18 @@ def test_what_is_no_checkpoint_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     (tmp_path / "file").write_text("x")
-    for name in ("mine", "file"):
-        with pytest.raises(CheckpointError, match="something else"):
+    serialize.save(tmp_path / "data", [Trajectory(np.zeros((2, 1)), np.zeros(1), None, True)])
+    noted = write_checkpoint(tmp_path / "noted", STATE, kind="K")
+    (noted / "notes.txt").write_text("mine")
+    for name, told in (
+        ("mine", "thesis.tex"),
+        ("file", "a file"),
+        ("data", "dataset_info.json"),
+        ("noted", "notes.txt"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
             write_checkpoint(tmp_path / name, STATE, kind="K")
+    assert len(serialize.load(tmp_path / "data")) == 1
     (tmp_path / "empty").mkdir()
     write_checkpoint(tmp_path / "empty", STATE, kind="K")
 
@@ -183,3 +196,32 @@ def test_verifying_does_not_wait_for_a_lock_that_a_dead_child_may_hold(tmp_path:
     holder.join()
     verifier.join()
     assert not stuck
+
+
+@pytest.mark.fault("F1")
+def test_killed_between_two_renames_the_old_version_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system has no atomic swap of two folders."""
+    target = write_checkpoint(tmp_path / "c", {"steps": 1}, kind="K")
+    rename = Path.rename
+
+    def killed(self: Path, to: Path) -> Path:
+        if to == target:
+            raise KeyboardInterrupt
+        moved = rename(self, to)
+        parts = moved.name.split("-")
+        parts[-2] = str(2**22 + 1)  # as if another process had done it, which is gone
+        return rename(moved, moved.with_name("-".join(parts)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_exchange", lambda a, b: False)
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_checkpoint(target, {"steps": 2}, kind="K")
+    assert not target.exists()
+    assert read_checkpoint(target).state["steps"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_others_may_read_what_the_folder_lets_them(tmp_path: Path) -> None:
+    where = write_checkpoint(tmp_path / "c", STATE, kind="K")
+    assert len({path.stat().st_mode for path in where.iterdir()}) == 1

@@ -48,6 +48,12 @@ def optimizer_class(name: str, given: type[torch.optim.Optimizer] | None) -> typ
         ConfigError: a class that is not torch's, and none given.
     """
     if given is not None:
+        if given.__name__ != name:
+            raise ConfigError(
+                expected=f"the optimiser that the trainer was saved with, {name}",
+                got=given.__name__,
+                do=f"pass optimizer_cls={name}, or make a new trainer around the policy",
+            )
         return given
     found = getattr(torch.optim, name, None) if name.isidentifier() else None
     if isinstance(found, type) and issubclass(found, torch.optim.Optimizer):
@@ -90,6 +96,19 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
             got=str(err),
             do="make the trainer with the optimiser and policy it was saved with",
         ) from err
+
+
+def passing_buffers(policy: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Buffers that a ``state_dict`` leaves out (``persistent=False``), though training may change them."""
+    kept = policy.state_dict().keys()
+    return {name: buffer for name, buffer in policy.named_buffers() if name not in kept}
+
+
+def restore_passing_buffers(policy: torch.nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
+    """Copy them back."""
+    with torch.no_grad():
+        for name, buffer in passing_buffers(policy).items():
+            buffer.copy_(saved[name])
 
 
 def frozen_names(policy: torch.nn.Module) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from understudy.algorithms._early_stopping import EarlyStopping, episodes_of, sp
 from understudy.algorithms._legs import LegRun
 from understudy.algorithms._supervised import FitResult, Hooks, Position, Progress, Schedule, fit
 from understudy.algorithms.checkpoints import Checkpoints
-from understudy.data.batches import Batch, BatchSource, ResidentBatches, StreamBatches
+from understudy.data.batches import Batch, BatchSource, ResidentBatches, StreamBatches, shuffled_in_windows
 from understudy.data.demonstrations import BatchStream, Demonstrations
 from understudy.data.fingerprint import fingerprint
 from understudy.errors import ConfigError
@@ -155,6 +156,9 @@ class BCTraining:
             "max_grad_norm": self._step.settings.max_grad_norm,
             "lr_schedule": self._schedule is not None,
             "optimizer": type(bc.optimizer).__name__,
+            **{f"optimizer {name}": _shown(value) for name, value in bc.optimizer.defaults.items()},
+            "policy": hashlib.sha256(str(bc.policy).encode()).hexdigest()[:16],
+            "shuffle": "windows" if isinstance(demos, Demonstrations) and shuffled_in_windows(demos) else "uniform",
             "path": bc.path,
             "device": self._device.type,
             "threads": torch.get_num_threads(),
@@ -170,7 +174,7 @@ class BCTraining:
         return {
             "progress": dataclasses.asdict(progress),
             "stopping": None if self._stopping is None else self._stopping.state(),
-            "result": None if result is None else dataclasses.asdict(result),
+            "result": None if result is None else _saved(result),
         }
 
     def _fit(self, source: BatchSource, start: Progress | None = None, legs: _BCLegs | None = None) -> BCResult:
@@ -286,7 +290,25 @@ class _BCLegs:
         self._run.stop(self._state(progress))
 
 
+def _shown(value: Any) -> Any:
+    """An option of an optimiser as JSON has it."""
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _saved(result: BCResult) -> dict[str, Any]:
+    """As arrays where it may be long."""
+    return {
+        "fit": dataclasses.asdict(result.fit),
+        "validation_neglogp": np.array(result.validation_neglogp, dtype=np.float64),
+        "best_epoch": result.best_epoch,
+        "held_out_episodes": np.array(result.held_out_episodes, dtype=np.int64),
+    }
+
+
 def _result(saved: Mapping[str, Any]) -> BCResult:
     return BCResult(
-        FitResult(**saved["fit"]), saved["validation_neglogp"], saved["best_epoch"], saved["held_out_episodes"]
+        FitResult(**saved["fit"]),
+        tuple(saved["validation_neglogp"].tolist()),
+        saved["best_epoch"],
+        tuple(saved["held_out_episodes"].tolist()),
     )

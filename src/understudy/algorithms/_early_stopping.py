@@ -99,11 +99,11 @@ class EarlyStopping:
 
     def state(self) -> dict[str, Any]:
         """What was measured so far, and the best parameters."""
-        return {"losses": list(self.losses), "best_epoch": self.best_epoch, "best": self._best}
+        return {"losses": np.array(self.losses), "best_epoch": self.best_epoch, "best": self._best}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
-        self.losses = list(state["losses"])
+        self.losses = np.asarray(state["losses"], dtype=np.float64).tolist()
         self.best_epoch = state["best_epoch"]
         self._best = state["best"]
 

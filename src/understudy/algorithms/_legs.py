@@ -15,7 +15,8 @@ import torch
 from understudy.algorithms.base import BaseImitationAlgorithm
 from understudy.algorithms.checkpoints import Checkpoints
 from understudy.errors import CheckpointError, ConfigError, TrainingInterrupted
-from understudy.util.checkpoint import keep_newest, latest, read_checkpoint, step_folder, using
+from understudy.util.checkpoint import keep_newest, latest, read_checkpoint, set_aside_newer, step_folder, using
+from understudy.util.files import remove_abandoned
 from understudy.util.interrupts import StopSignals
 from understudy.util.paths import parse_path
 from understudy.util.run_lock import RunLock
@@ -95,6 +96,7 @@ class LegRun:
             ConfigError: checkpoints are there and ``resume`` is False, or the run began with other options.
             CheckpointError: none of the checkpoints verifies.
         """
+        remove_abandoned(self.folder)
         newest = latest(self.folder)
         if newest is None:
             self.seed = make_seeds(self._trainer.rng)
@@ -107,6 +109,7 @@ class LegRun:
                 do="pass resume=True to go on with that run, or choose another folder",
             )
         checkpoint = read_checkpoint(newest, kind=type(self._trainer).__name__)
+        set_aside_newer(newest)
         with using(newest):
             run = checkpoint.state["run"]
             if run is None:

@@ -55,7 +55,9 @@ from understudy.algorithms._bc_state import (
     freeze_again,
     frozen_names,
     optimizer_class,
+    passing_buffers,
     restore_optimizer,
+    restore_passing_buffers,
 )
 from understudy.algorithms._bc_training import BCResult, BCTraining, Wishes
 from understudy.algorithms._cloning_steps import CloningStep, LossSettings, cloning_step
@@ -292,6 +294,7 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
             "options": dataclasses.asdict(self._options()),
             "policy": dict(self._policy.state_dict()),
             "frozen": frozen_names(self._policy),
+            "buffers": passing_buffers(self._policy),
             "optimizer": self.optimizer.state_dict(),
             "rng": generator_state(self.rng),
             "logger": None if self._bc_logger is None else self._bc_logger.state(),
@@ -308,6 +311,7 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
 
         load_weights(self._policy, folder / _POLICY_FILE)
         freeze_again(self._policy, state["frozen"])
+        restore_passing_buffers(self._policy, state["buffers"])
         restore_optimizer(self.optimizer, state["optimizer"])
         self.rng = generator_from(state["rng"])
         if state["logger"] is not None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 from understudy.errors import ConfigError
 from understudy.util.paths import AnyPath
 
@@ -42,7 +44,8 @@ class Checkpoints:
         """Raise ConfigError for lengths and numbers below 1."""
         for name in ("every", "keep"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise ConfigError(
                     expected=f"`{name}` as a whole number ≥ 1", got=repr(value), do=f"leave `{name}` out, or pass 1"
                 )
+            object.__setattr__(self, name, int(value))

@@ -142,6 +142,11 @@ class _Columns:
         )
 
 
+def shuffled_in_windows(demos: Demonstrations) -> bool:
+    """Whether `ResidentBatches` shuffles all of these in windows, for there are many and they lie in a file."""
+    return _in_pieces(demos, len(demos)) is not None and len(demos) > _order.EXACT_ROWS
+
+
 class ResidentBatches:
     """Shuffled batches of demonstrations in hand, or in a file.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -17,8 +18,9 @@ from understudy.data._older_pickle import TRUST
 from understudy.data.trajectory_store import TrajectoryStore
 from understudy.data.types import AnyPath, Trajectory, TrajectoryWithRew
 from understudy.errors import ConfigError, CorruptFileError, DataError, EmptyDataError, MissingFileError
-from understudy.util.files import replacing
+from understudy.util.files import put_back, replacing
 from understudy.util.manifest import MANIFEST
+from understudy.util.run_lock import RunLock
 
 __all__ = ["AnyPath", "load", "load_with_rewards", "save"]
 
@@ -37,12 +39,16 @@ def save(path: AnyPath, trajectories: Iterable[Trajectory]) -> None:
     Raises:
         EmptyDataError: no trajectories.
         DataError: trajectories differ, a field or info cannot be stored, or something else already has this name.
+        RunLockedError: a ``TrajectoryWriter`` is writing there.
+        FileWriteError: disk full, no rights; what stood there is untouched.
     """
     from understudy.data import _folder
 
     target = Path(os.path.realpath(os.fsdecode(path)))
+    put_back(target)
     _check_replaceable(target)
-    with replacing(target) as staged:
+    # A dataset that a TrajectoryWriter is writing at is not replaced below it.
+    with RunLock(target) if target.is_dir() else nullcontext(), replacing(target) as staged:
         if target.suffix == ".npz":
             _save_npz(staged, trajectories)
         else:
@@ -111,6 +117,7 @@ def load(path: AnyPath, *, verify: bool = True, trust: str | None = None) -> Tra
             do="leave it out, unless you trust whoever wrote the file",
         )
     where = Path(os.fsdecode(path))
+    put_back(where)
     if not where.exists():
         raise MissingFileError(
             expected=f"a dataset at {where}",

@@ -41,7 +41,8 @@ class TrajectoryWriter:
 
     Raises:
         ConfigError: ``flush_bytes`` is not positive, or the path ends in ``.npz``, which cannot grow.
-        DataError: something else is at the path; on ``append``, a trajectory with other fields than the first.
+        DataError: something else is at the path; on ``append``, a trajectory with other fields than the first. It is
+            not taken then, nor where writing fails.
         RunLockedError: another process, or this one, is writing there.
     """
 
@@ -63,19 +64,23 @@ class TrajectoryWriter:
         self._counts = np.zeros(2, dtype=np.int64)
         self._lock = RunLock(self._folder)
         if self._folder.is_dir():
-            self._lock.__enter__()
-            try:
-                self._continue()
-            except BaseException:
-                self._lock.__exit__(None, None, None)
-                raise
+            self._begin()
         elif os.path.lexists(self._folder):
             raise self._taken("a file")
+
+    def _begin(self) -> None:
+        """Lock the folder, and go on after what is in it."""
+        self._lock.__enter__()
+        try:
+            self._continue()
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
 
     def _continue(self) -> None:
         if not (self._folder / MANIFEST).is_file():
             # Killed in the middle of its first flush: nothing was ever listed.
-            begun = {_file_name(0), _folder.INFO}
+            begun = {_file_name(0), _folder.INFO, _folder.STATE}
             if all(entry.name in begun or entry.name.startswith(".") for entry in self._folder.iterdir()):
                 return
             raise self._taken("a folder that is no dataset")
@@ -83,6 +88,8 @@ class TrajectoryWriter:
         names = _folder.streams_of(manifest)
         self._streams = {name: manifest["files"][name] for name in names}
         self._spec = _arrow.spec_of(self._folder / names[0])
+        for number, trajectory in enumerate(self._held):  # another writer was first, with fields of its own
+            self._spec.check(trajectory, number)
         self._counts += [manifest["n_trajectories"], manifest["n_transitions"]]
 
     def _taken(self, got: str) -> DataError:
@@ -106,16 +113,23 @@ class TrajectoryWriter:
         """
         if self._closed:
             raise CallOrderError(expected="an open writer", got="a closed one", do="make a new one to continue")
-        if self._spec is None:
-            self._spec = TrajectorySpec.of(trajectory)
-        self._spec.check(trajectory, self.n_written + len(self._held))
+        spec = self._spec or TrajectorySpec.of(trajectory)
+        spec.check(trajectory, self.n_written + len(self._held))
         if trajectory.infos is not None:  # told now, while the caller knows which one it was
             infos = InfoColumn.encode([trajectory.infos], first=self.n_written + len(self._held))[0]
             trajectory = dataclasses.replace(trajectory, infos=infos)
+        self._spec = spec
+        n_bytes = trajectory.obs.nbytes + np.asarray(trajectory.acts).nbytes
         self._held.append(trajectory)
-        self._held_bytes += trajectory.obs.nbytes + np.asarray(trajectory.acts).nbytes
+        self._held_bytes += n_bytes
         if self._held_bytes >= self._flush_bytes:
-            self.flush()
+            try:
+                self.flush()
+            except BaseException:  # not taken, so that appending it again does not store it twice
+                if self._held:
+                    self._held.pop()
+                    self._held_bytes -= n_bytes
+                raise
 
     def extend(self, trajectories: Iterable[Trajectory]) -> None:
         """Add several; as ``append``."""
@@ -126,16 +140,16 @@ class TrajectoryWriter:
         """Write what is held; when this returns it is on disk, and listed."""
         if not self._held:
             return
-        name = _file_name(len(self._streams))
         self._folder.mkdir(parents=True, exist_ok=True)
         if not self._lock.held:
-            self._lock.__enter__()
+            self._begin()
         if len(self._streams) >= _MAX_FILES:
             raise ConfigError(
                 expected=f"at most {_MAX_FILES} files in {self._folder}",
                 got=f"one more, with {len(self._held)} trajectories",
                 do="flush less often, and join what is there: serialize.save(new, serialize.load(old))",
             )
+        name = _file_name(len(self._streams))
         with replacing(self._folder / name) as staged:
             file = HashingFile(staged)
             try:

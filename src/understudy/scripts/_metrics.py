@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -12,6 +13,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 
+from understudy.errors import FileWriteError
 from understudy.scripts._run_folder import read_metrics
 from understudy.util.files import write_atomically
 from understudy.util.logger import HierarchicalLogger
@@ -37,12 +39,18 @@ class MetricsWriter(KVWriter):
             except (TypeError, ValueError):
                 continue
             line[key] = (int(number) if number.is_integer() else number) if math.isfinite(number) else None
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as err:
+            raise FileWriteError(
+                f"to write {self._file.name}", f"{type(err).__name__}: {err}", "make room; then go on with --resume"
+            ) from err
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written was told when it was written
+            self._file.close()
 
 
 def metrics_logger(folder: Path) -> HierarchicalLogger:

@@ -181,6 +181,11 @@ def at_least(low: float, **options: float | None) -> None:
             raise ConfigError(f"{option(name)} of at least {low}", str(value), f"pass {option(name)} {low} or more")
 
 
+def absolute_if_a_path(text: str) -> str:
+    """An absolute path where ``text`` leads to something here; else the text, which is a name."""
+    return str(Path(text).resolve()) if Path(text).exists() else text
+
+
 def at_most(high: float, **options: float | None) -> None:
     """Raise ConfigError, with the option's name as it is typed, for the first above ``high``; None passes."""
     for name, value in options.items():

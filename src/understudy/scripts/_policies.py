@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from understudy.errors import ConfigError
-from understudy.scripts._parts import Environment, nearest
+from understudy.scripts._parts import Environment, absolute_if_a_path, nearest
 
 if TYPE_CHECKING:
     from stable_baselines3.common.policies import BasePolicy
@@ -25,6 +25,12 @@ class Expert:
 
     expert: str = "auto"
     """"auto" (bundled; none with --demonstrations PATH), "bundled", "none", or the path of a policy or run folder."""
+
+    def absolute(self) -> Expert:
+        """The same, from any working directory."""
+        if self.expert in ("auto", "bundled", "none"):
+            return self
+        return dataclasses.replace(self, expert=absolute_if_a_path(self.expert))
 
     def load(self, environment: Environment, venv: VecEnv, *, own_data: bool) -> BasePolicy | None:
         """The expert, or None if there is none to be had, or none was asked for beside data of the user's own."""

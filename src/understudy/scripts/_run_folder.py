@@ -108,14 +108,17 @@ class RunFolder:
             ConfigError: it cannot be made.
             RunLockedError: another process works in it.
         """
+        taken_before = self.lock.held
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if not self.lock.held:
+            if not taken_before:
                 self.lock.__enter__()
             event = "resumed" if self.resumed else "started"
             self._journal.append({"event": event, "time": _now(), "pid": os.getpid(), "host": platform.node()})
             self.save_config(git=git_state(Path.cwd()), hardware=hardware())
         except OSError as error:
+            if not taken_before:
+                self.lock.__exit__(None, None, None)
             raise ConfigError(
                 f"a folder that can be written to: {self.path}", str(error), "choose another --out"
             ) from error

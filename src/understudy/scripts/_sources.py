@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from understudy.errors import ConfigError, DataError
-from understudy.scripts._parts import Environment, at_least
+from understudy.scripts._parts import Environment, absolute_if_a_path, at_least
 from understudy.scripts._summary import counted
 
 if TYPE_CHECKING:
@@ -35,6 +35,12 @@ class DemonstrationSource:
     def own(self) -> bool:
         """Whether the user brings the demonstrations."""
         return self.demonstrations != "expert"
+
+    def absolute(self) -> DemonstrationSource:
+        """The same, from any working directory."""
+        if not self.own:
+            return self
+        return dataclasses.replace(self, demonstrations=absolute_if_a_path(self.demonstrations))
 
     def check(self) -> None:
         """Raise ConfigError or DataError for what can be known before anything is made."""

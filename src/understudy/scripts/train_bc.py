@@ -68,7 +68,9 @@ class TrainBC:
     def run(self, console: Console) -> int:
         """Train, evaluate, report; returns the exit code."""
         path = self.out or default_path("bc", self.environment.env_id)
-        return clone(self, RunFolder(path, verb="train bc", options=self, seed=self.seed), console)
+        # As absolute paths, so that the run can be resumed from anywhere.
+        kept = dataclasses.replace(self, source=self.source.absolute(), expert=self.expert.absolute())
+        return clone(self, RunFolder(path, verb="train bc", options=kept, seed=self.seed), console)
 
     def resume(self, folder: RunFolder, console: Console, *, allow_other_threads: bool) -> int:
         """Go on with the run in ``folder``; returns the exit code."""

@@ -32,7 +32,7 @@ from understudy.errors import (
     MissingFileError,
     UnderstudyError,
 )
-from understudy.util.files import remove_abandoned, replacing, staged_name
+from understudy.util.files import put_back, replacing, staged_name
 from understudy.util.manifest import (
     MANIFEST,
     check_files,
@@ -114,6 +114,7 @@ def write_checkpoint(
             staged.mkdir()
             entries = {_STATE: write_file(staged / _STATE, text)}
             safetensors.torch.save_file(tensors, staged / _TENSORS)
+            shutil.copymode(staged / _STATE, staged / _TENSORS)  # written for the owner alone, else
             for name, write in files.items():
                 write(staged / name)
             for name in (_TENSORS, *files):
@@ -130,17 +131,29 @@ def write_checkpoint(
 
 
 def _check_replaceable(target: Path) -> None:
-    """Never remove a folder that is no checkpoint."""
-    if os.path.lexists(target) and not (target / MANIFEST).is_file() and not _is_empty_folder(target):
-        raise CheckpointError(
-            expected=f"a free name, or an earlier checkpoint, at {target}",
-            got="something else",
-            do="save under another name, or move it away",
-        )
+    """Never remove a folder that is no checkpoint, or that has something of the user's in it."""
+    if not os.path.lexists(target):
+        return
+    got = "a file"
+    if target.is_dir():
+        names = {path.name for path in target.iterdir()}
+        if not names or names <= {MANIFEST, *_files_listed(target)}:
+            return
+        got = f"a folder with {', '.join(sorted(names)[:3])} in it"
+    raise CheckpointError(
+        expected=f"a free name, or an earlier checkpoint, at {target}",
+        got=got,
+        do="save under another name, or move it away",
+    )
 
 
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
+def _files_listed(folder: Path) -> set[str]:
+    """What a checkpoint's manifest lists; nothing if it is not one, or damaged beyond reading."""
+    try:
+        names = set(read_manifest(folder)["files"])
+    except (UnderstudyError, OSError):
+        return {_STATE, _TENSORS}  # one of ours that was damaged holds nothing else
+    return names if {_STATE, _TENSORS} <= names else set()
 
 
 def read_checkpoint(folder: AnyPath, *, kind: str | None = None) -> Checkpoint:
@@ -213,6 +226,7 @@ def verify(folder: AnyPath) -> dict[str, Any]:
         CorruptFileError: truncated, altered, or not a checkpoint.
     """
     folder = parse_path(folder)
+    put_back(folder)
     if not (folder / MANIFEST).is_file():
         raise MissingFileError(
             expected=f"a checkpoint at {folder}",
@@ -293,11 +307,20 @@ def latest(folder: AnyPath) -> Path | None:
     return None
 
 
+def set_aside_newer(checkpoint: Path) -> None:
+    """Rename the checkpoints of a run that are newer than this one: they are damaged, and would count as good ones."""
+    for path in all_checkpoints(checkpoint.parent):
+        if step_of(path) > step_of(checkpoint):
+            aside = path.with_name(f"damaged-{path.name}")
+            if os.path.lexists(aside):
+                shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
 def keep_newest(folder: AnyPath, keep: int) -> None:
-    """Remove all but the ``keep`` newest checkpoints of a run, and what killed processes left."""
+    """Remove all but the ``keep`` newest checkpoints of a run."""
     for path in all_checkpoints(folder)[:-keep]:
         # Renamed first: a half removed folder must not look like a damaged checkpoint.
-        remove_abandoned(path)
         doomed = staged_name(path)
         try:
             path.rename(doomed)

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import platform
+import re
 import secrets
 import shutil
 import sys
@@ -17,8 +18,12 @@ from pathlib import Path
 from understudy.errors import FileWriteError, UnderstudyError
 from understudy.util.paths import AnyPath, parse_path
 
+_HIDDEN = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-(?P<node>[0-9a-f]{6})-(?P<pid>\d{1,12})-[0-9a-f]{8}")
 _CANNOT_WRITE = {
     errno.EACCES,
+    errno.EBUSY,
+    errno.EISDIR,
+    errno.ENOTEMPTY,
     errno.EDQUOT,
     errno.EFBIG,
     errno.EIO,
@@ -61,7 +66,7 @@ def write_atomically(path: AnyPath, content: bytes) -> None:
 
 def _write_atomically(target: Path, content: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(target)
+    remove_abandoned(target.parent, target.name)
     temporary = staged_name(target)  # a sibling, because a rename is atomic only within one file system
     try:
         with temporary.open("xb") as file:
@@ -95,6 +100,8 @@ def _remove(path: Path) -> None:
 
 def _exchange(a: Path, b: Path) -> bool:
     """Swap two names in one atomic call; False where the system has none."""
+    if sys.platform == "win32":
+        return False
     libc = ctypes.CDLL(None, use_errno=True)
     here = -100  # AT_FDCWD
     if sys.platform.startswith("linux") and hasattr(libc, "renameat2"):
@@ -112,8 +119,8 @@ def _publish(staged: Path, target: Path) -> None:
         staged.replace(target)
     elif _exchange(staged, target):
         _remove(staged)
-    else:  # no atomic swap here: for an instant neither name exists, but both versions do
-        old = target.with_name(f".{target.name}.old-{secrets.token_hex(4)}")
+    else:  # no atomic swap here: for an instant the name is missing, and `put_back` finds the old version
+        old = target.with_name(f".{target.name}.old-{_node()}-{os.getpid()}-{secrets.token_hex(4)}")
         target.rename(old)
         staged.rename(target)
         _remove(old)
@@ -129,18 +136,45 @@ def staged_name(target: Path) -> Path:
     return target.with_name(f".{target.name}.tmp-{_node()}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
-def remove_abandoned(target: Path) -> None:
-    """Remove what processes of this machine that are gone were writing under `staged_name` of ``target``."""
-    beginning = f".{target.name}.tmp-{_node()}-"
-    for entry in os.scandir(target.parent):
-        if entry.name.startswith(beginning):
-            pid = entry.name.removeprefix(beginning).partition("-")[0]
-            if pid.isdecimal() and not process_runs(int(pid)):
-                _remove(Path(entry.path))
+def remove_abandoned(folder: Path, name: str | None = None) -> None:
+    """Remove what processes of this machine that are gone were writing in ``folder``, of one name or of any."""
+    for kind, path in _abandoned(folder, name):
+        if kind == "tmp" or os.path.lexists(folder / _of(path)):
+            _remove(path)
+
+
+def put_back(target: Path) -> None:
+    """Where a process was killed between two renames, give the old version its name again.
+
+    Only file systems without an atomic swap need it.
+    """
+    if not os.path.lexists(target) and target.parent.is_dir():
+        for kind, path in _abandoned(target.parent, target.name):
+            if kind == "old":
+                path.rename(target)
+                return
+
+
+def _abandoned(folder: Path, name: str | None) -> list[tuple[str, Path]]:
+    found = []
+    for entry in os.scandir(folder):
+        match = _HIDDEN.fullmatch(entry.name)
+        wanted = match is not None and match["name"] == (name or match["name"]) and match["node"] == _node()
+        if match is not None and wanted and not process_runs(int(match["pid"])):
+            found.append((match["kind"], Path(entry.path)))
+    return found
+
+
+def _of(path: Path) -> str:
+    match = _HIDDEN.fullmatch(path.name)
+    assert match is not None
+    return match["name"]
 
 
 def process_runs(pid: int) -> bool:
     """Whether this machine has a process of that number, our own rights aside."""
+    if os.name == "nt":  # there a signal of 0 is Ctrl-C
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -168,7 +202,8 @@ def replacing(target: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(target)
+    put_back(target)
+    remove_abandoned(target.parent, target.name)
     staged = staged_name(target)
     try:
         yield staged

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
-import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
@@ -28,15 +29,18 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         """Take over the handlers."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+            # What was ignored from the start, as Ctrl-C is in a shell's background jobs, stays ignored.
+            watched = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._on_signal) for number in watched}
         return self
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        for each in _SIGNALS:
+        for each in self._before:
             signal.signal(each, signal.SIG_DFL)
-        sys.stderr.write(f"\n{signal.Signals(number).name}: {self._announce}\n")
-        sys.stderr.flush()
+        # Not through sys.stderr: it may be gone, or in the middle of a line of the progress bar.
+        with contextlib.suppress(OSError):
+            os.write(2, f"\n{signal.Signals(number).name}: {self._announce}\n".encode())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -12,66 +12,87 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from understudy.errors import RunLockedError
+from understudy.errors import FileWriteError, RunLockedError
 
 if sys.platform != "win32":
     import fcntl
 
 _NAME = ".lock"
+_held: dict[Path, int] = {}
+"""Descriptors of the locks that this process holds."""
+
+
+def _forget() -> None:
+    """A forked child holds nothing: a worker that outlives a killed run must not go on holding its lock."""
+    for descriptor in _held.values():
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 class RunLock:
     """Held while the context is open. The folder must exist.
 
     The system releases the lock when the process ends, so that a killed run leaves nothing to clean up; the file stays.
+    On Windows the lock is for the threads of one process only.
     """
-
-    _held_here: set[Path] = set()  # noqa: RUF012 - one a process: the system's lock does not keep a process from itself
 
     def __init__(self, folder: Path) -> None:
         self._path = folder.resolve() / _NAME
-        self._descriptor: int | None = None
+        self._mine = False
 
     @property
     def held(self) -> bool:
         """Whether it is held through this object."""
-        return self._descriptor is not None
+        return self._mine and self._path in _held
 
     def __enter__(self) -> RunLock:
         """Take the lock.
 
         Raises:
             RunLockedError: another process, or this one, holds it; the message names pid and host.
+            FileWriteError: the folder cannot be written to.
         """
-        if self._path in self._held_here:
-            raise self._locked(_me())
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if self._path in _held:
+            raise self._locked()
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        except OSError as err:
+            raise FileWriteError(
+                expected=f"to lock the folder {self._path.parent}",
+                got=f"{type(err).__name__}: {err}",
+                do="choose a folder that can be written to",
+            ) from err
         try:
             if sys.platform != "win32":
-                # Not `flock`: a forked worker that outlives a killed run would go on holding that.
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Not `lockf`, which is lost as soon as any descriptor of the file is closed, by a backup for instance.
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps(_me()).encode())
-        except (BlockingIOError, PermissionError):
+        except BlockingIOError:
             os.close(descriptor)
-            raise self._locked(_read(self._path)) from None
+            raise self._locked() from None
         except BaseException:
             os.close(descriptor)
             raise
-        self._descriptor = descriptor
-        self._held_here.add(self._path)
+        _held[self._path] = descriptor
+        self._mine = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Release it; nothing happens where it is not held."""
-        if self._descriptor is not None:
-            self._held_here.discard(self._path)
-            os.close(self._descriptor)  # the system's lock goes with it
-            self._descriptor = None
+        if self.held:
+            os.close(_held.pop(self._path))  # the system's lock goes with it
+        self._mine = False
 
-    def _locked(self, holder: dict[str, Any]) -> RunLockedError:
+    def _locked(self) -> RunLockedError:
+        holder = _read(self._path)
         return RunLockedError(
             expected=f"the folder {self._path.parent} for this process alone",
             got=f"process {holder.get('pid', '?')} on {holder.get('host', '?')} working in it "

@@ -10,8 +10,9 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from understudy.errors import CorruptFileError
+from understudy.errors import ConfigError, CorruptFileError
 
+_BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 _SEED_BOUND = (1 << 31) - 1  # Gymnasium, SB3 and torch all accept seeds below this
 
 
@@ -105,8 +106,19 @@ def globals_put_back(device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 def generator_state(rng: np.random.Generator) -> dict[str, Any]:
-    """Plain values and arrays from which `generator_from` makes the same generator."""
-    return dict(rng.bit_generator.state)
+    """Plain values and arrays from which `generator_from` makes the same generator.
+
+    Raises:
+        ConfigError: a bit generator that is not NumPy's own.
+    """
+    state = dict(rng.bit_generator.state)
+    if state["bit_generator"] not in _BIT_GENERATORS:
+        raise ConfigError(
+            expected=f"a generator of NumPy's own: {', '.join(_BIT_GENERATORS)}",
+            got=str(state["bit_generator"]),
+            do="pass numpy.random.default_rng(seed)",
+        )
+    return state
 
 
 def generator_from(state: Mapping[str, Any]) -> np.random.Generator:
@@ -115,9 +127,8 @@ def generator_from(state: Mapping[str, Any]) -> np.random.Generator:
     Raises:
         CorruptFileError: not such a state.
     """
-    known = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
     try:
-        if state["bit_generator"] not in known:
+        if state["bit_generator"] not in _BIT_GENERATORS:
             raise ValueError(f"no generator of the name {state['bit_generator']!r}")
         bits = getattr(np.random, state["bit_generator"])()
         bits.state = dict(state)

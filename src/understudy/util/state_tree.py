@@ -40,7 +40,7 @@ class _Packer:
     def pack(self, value: Tree, at: str) -> Any:
         if value is None or isinstance(value, (bool, str)):
             return value
-        if isinstance(value, np.generic):
+        if isinstance(value, np.generic) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
             return self._named(torch.from_numpy(np.array(value)), at, "$scalar")
         if isinstance(value, int):
             return value
@@ -48,7 +48,7 @@ class _Packer:
             return value if math.isfinite(value) else {"$float": repr(value)}
         if isinstance(value, torch.Tensor):
             return self._named(value.detach(), at, "$tensor")
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
             native = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
             return self._named(torch.from_numpy(native), at, "$array")
         if isinstance(value, list):
