@@ -18,7 +18,8 @@ class UnderstudyError(Exception):
 
     def __init__(self, expected: str, got: str, do: str) -> None:
         # One line: what was found may be a text from a file, or another library's message of several.
-        self.expected, self.got, self.do = (" ".join(part.split()) for part in (expected, got, do))
+        parts = (" ".join(line.strip() for line in part.splitlines()) for part in (expected, got, do))
+        self.expected, self.got, self.do = parts
         super().__init__(self.expected, self.got, self.do)
 
     def __str__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import collections
 import io
 import json
@@ -10,6 +11,7 @@ import pickle
 import random
 import stat
 import struct
+import sys
 import time
 import warnings
 import zipfile
@@ -19,11 +21,12 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 
-from understudy.errors import CorruptFileError, UntrustedFileError
+from understudy.errors import ConfigError, CorruptFileError, UntrustedFileError
 from understudy.policies._bounded_zip import open_zip
 from understudy.policies._inert_pickle import Call, MalformedPickleError, Name, Persistent, read_inert
 from understudy.policies._torch_archive import read_torch_archive
-from understudy.policies.serialize import load_policy
+from understudy.policies.serialize import load_policy, load_saved_policy, load_stable_baselines_model
+from understudy.policies.vec_normalize import load_vec_normalize
 
 REFUSED = (CorruptFileError, UntrustedFileError)
 
@@ -225,8 +228,10 @@ def doubling(levels: int) -> bytes:
 
 
 def test_lists_that_double_are_refused():
-    assert len(read_inert(doubling(100))) == 2  # as data they are small
+    assert len(read_inert(doubling(10))) == 2
     started = time.perf_counter()
+    with pytest.raises(MalformedPickleError, match="values"):
+        read_inert(doubling(100))
     with pytest.raises(CorruptFileError):
         read_torch_archive(torch_like(doubling(100)), "it")
     assert time.perf_counter() - started < 1
@@ -325,3 +330,152 @@ def test_what_zlib_cannot_unpack_is_corrupt():
     broken[31] ^= 0xFF
     with open_zip(bytes(broken), "it", max_members=2) as archive, pytest.raises(CorruptFileError):
         archive.read("a", 1 << 20)
+
+
+def doubled_tuples(levels: int) -> bytes:
+    """A tuple of two of the tuple before, and so on: hashing or showing it would visit 2 ** levels."""
+    return b"N\x85" + b"2\x86" * levels
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+SCALAR = b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n"
+
+
+@pytest.mark.fault("F6", "F7")
+@pytest.mark.parametrize(
+    "data",
+    [
+        doubled_tuples(26) + b"Q.",
+        b"N" + b"\x85" * 50_000 + b"Q.",
+        b"N\x85" + b"Q" * 50_000 + b".",
+        b"ccollections\ndefaultdict\n)R(" + doubled_tuples(26) + b"Nu.",
+        b"ccollections\ndefaultdict\n)R(" + b"N" + b"\x85" * 100_000 + b"Nu.",
+        b"ccollections\ndefaultdict\n)R(" + doubled_tuples(5) + b"Nu.",
+        tensor_pickle(strides=(2**70,), shape=(1,))[2:],
+        tensor_pickle(shape=(0, 2**70), strides=(1, 1))[2:],
+        tensor_pickle(shape=(0, 2**40), strides=(1, 1), offset=10**4000)[2:],
+        tensor_pickle(kind="onnx")[2:],
+        b"ctorch\n_inductor\n.",
+        b"ctorch\nload\n.",
+        b"ctorch._inductor\nx\n.",
+    ],
+    ids=range(13),
+)
+def test_small_pickles_that_would_cost_much(data):
+    storage = np.arange(4, dtype="<f4").tobytes()
+    modules = set(sys.modules)
+    started = time.perf_counter()
+    with pytest.raises(REFUSED, match="it") as caught:
+        read_torch_archive(torch_like(b"\x80\x04" + data, ("0", storage)), "it")
+    assert time.perf_counter() - started < 1.5
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700
+    assert set(sys.modules) == modules
+
+
+def test_types_of_torch_come_from_a_table():
+    value = {"a": torch.float32, "b": torch.long, "c": torch.bool}
+    assert read_torch_archive(torch_bytes(value), "it") == value
+
+
+@pytest.mark.fault("F6")
+def test_shared_dicts_are_not_copied_without_end():
+    """700 times a list of 700 times one dict: half a million dicts out of 2 kB."""
+    data = b"\x80\x04}K\x01Ns\x940]\x94(" + b"h\x00" * 700 + b"e0}" + text("x") + b"](" + b"h\x01" * 700 + b"es."
+    assert len(read_inert(data)["x"]) == 700
+    with pytest.raises(CorruptFileError, match="too many values"):
+        read_torch_archive(torch_like(data), "it")
+
+
+@pytest.mark.fault("F6", "F7")
+@pytest.mark.parametrize(
+    "body",
+    [
+        text("clip_obs") + doubled_tuples(26),
+        text("clip_obs") + doubled_tuples(8),
+        text("gamma") + SCALAR + b")R" + text("") + b"tR",
+        text("gamma") + SCALAR + doubled_tuples(26) + b"\x85R" + text("") + b"tR",
+        text("gamma") + SCALAR + doubled_tuples(8) + b"\x85R" + text("") + b"tR",
+        text("gamma") + b"L1" + b"0" * 4000 + b"L\n",
+        text("norm_obs_keys") + doubled_tuples(8),
+    ],
+    ids=range(7),
+)
+def test_statistics_made_to_do_harm(body, tmp_path, cartpole_venv):
+    path = tmp_path / "vec_normalize.pkl"
+    path.write_bytes(b"\x80\x04cstable_baselines3.common.vec_env.vec_normalize\nVecNormalize\n)\x81}(" + body + b"ub.")
+    started = time.perf_counter()
+    with pytest.raises(CorruptFileError) as caught:
+        load_vec_normalize(path, cartpole_venv)
+    assert time.perf_counter() - started < 1
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.fault("F7")
+@pytest.mark.parametrize(
+    "body", [SCALAR + b")R" + text("") + b"tR", SCALAR + doubled_tuples(26) + b"\x85R" + text("") + b"tR"]
+)
+def test_a_number_in_a_crooked_pickle_is_left_out(body, model_zip, tmp_path, cartpole_venv):
+    with zipfile.ZipFile(io.BytesIO(model_zip)) as archive:
+        data = json.loads(archive.read("data"))
+    data["gamma"] = {
+        ":type:": "<class 'numpy.float64'>",
+        ":serialized:": base64.b64encode(b"\x80\x04" + body + b".").decode(),
+    }
+    (tmp_path / "model.zip").write_bytes(with_data(model_zip, json.dumps(data).encode()))
+    with pytest.warns(UserWarning, match="gamma"):
+        model = load_stable_baselines_model(PPO, tmp_path, cartpole_venv, device="cpu")
+    assert model.gamma == 0.99
+
+
+@pytest.mark.fault("F6")
+def test_members_that_unpack_to_much_together():
+    """Each is within its own limit; 40 MB together are more than 32 MiB and four times the file."""
+    noise = np.random.default_rng(0).bytes(50_000)
+    content = zipped(*((f"m{i}", noise + bytes(2_000_000)) for i in range(20)), compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(UntrustedFileError, match="unpack to 41000000"), open_zip(content, "it", max_members=20):
+        pass
+
+
+DICT_TYPE = {":type:": "<class 'gymnasium.spaces.dict.Dict'>", ":serialized:": ""}
+
+
+@pytest.mark.fault("F6")
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [f"'k{i}': Box(0, 1, (1048576,), float64)" for i in range(20)],
+        [f"'k{i}': Discrete(2)" for i in range(5000)],
+        ["'k': Box(0, 1, (-1, -1048576), float64)"],
+        ["'k': MultiBinary([100000000, 100000000])"],
+    ],
+    ids=range(4),
+)
+def test_spaces_that_are_large_together(parts, model_zip, tmp_path):
+    with zipfile.ZipFile(io.BytesIO(model_zip)) as archive:
+        data = json.loads(archive.read("data"))
+    data["observation_space"] = {**DICT_TYPE, "spaces": "{" + ", ".join(parts) + "}"}
+    path = tmp_path / "model.zip"
+    path.write_bytes(with_data(model_zip, json.dumps(data).encode()))
+    started = time.perf_counter()
+    with pytest.raises(ConfigError, match="observation_space"):
+        load_saved_policy(path)
+    assert time.perf_counter() - started < 1.5
+
+
+@pytest.mark.fault("F7")
+def test_many_long_texts_cost_no_more_than_one(model_zip, tmp_path, cartpole_venv):
+    with zipfile.ZipFile(io.BytesIO(model_zip)) as archive:
+        data = json.loads(archive.read("data"))
+    data["policy_kwargs"] = {":type:": "<class 'dict'>", ":serialized:": ""}
+    data["policy_kwargs"] |= {f"a{i}": "[" + "1 " * 190_000 + "]" for i in range(20)}
+    path = tmp_path / "model.zip"
+    path.write_bytes(with_data(model_zip, json.dumps(data).encode()))
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match="a1 = "):
+        load_policy("ppo", cartpole_venv, path=path)
+    assert time.perf_counter() - started < 3

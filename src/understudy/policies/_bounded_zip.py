@@ -16,6 +16,8 @@ from understudy.errors import CorruptFileError, UntrustedFileError
 
 MAX_DIRECTORY_BYTES = 1 << 22
 MAX_RATIO = 50
+MAX_INFLATED = 1 << 25
+"""Bytes that all members may unpack to, beyond four times the archive's own size: models are stored, not packed."""
 _SMALL = 1 << 20  # below this a high ratio is no danger: text packs well
 _NAME = re.compile(r"[A-Za-z0-9_.\- ]+(/[A-Za-z0-9_.\- ]+)*")
 _END = struct.Struct("<4s4H2LH")
@@ -129,6 +131,9 @@ def _check_end(file: BinaryIO, what: str, max_members: int) -> None:
 
 
 def _check_members(archive: zipfile.ZipFile, what: str, size: int, stored_only: bool) -> None:
+    total = sum(info.file_size for info in archive.infolist())
+    if total > MAX_INFLATED + 4 * size:
+        raise _hostile(what, f"{size} bytes that unpack to {total}")
     seen: set[str] = set()
     taken: list[tuple[int, int]] = []
     allowed = {zipfile.ZIP_STORED} if stored_only else {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}

@@ -5,7 +5,10 @@ The document also names the tensors that share memory (``aliases``).
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,9 +22,15 @@ from understudy.util.paths import AnyPath, parse_path
 
 
 def write_policy(policy: BasePolicy, path: AnyPath, extra: Mapping[str, Any] | None = None) -> None:
-    """Write the file atomically; ``extra`` (plain values) is kept beside the spec."""
+    """Write the file atomically; ``extra`` (plain values) is kept beside the spec.
+
+    Raises:
+        ConfigError: the policy cannot be built again from what its attributes say of it.
+    """
     tensors, aliases = _unique_tensors(policy)
-    write_sealed(path, {**policy_to_spec(policy), "aliases": aliases, "extra": dict(extra or {})}, tensors)
+    spec = policy_to_spec(policy)
+    _check_spec(policy, spec)
+    write_sealed(path, {**spec, "aliases": aliases, "extra": dict(extra or {})}, tensors)
 
 
 def read_policy(
@@ -39,20 +48,20 @@ def read_policy(
     file = parse_path(path)
     try:
         document, tensors = read_sealed(file)
-        for part in ("observation_space", "action_space", "parameters"):
-            check_space_size(document[part], tensors.values())
+        parts = [document[part] for part in ("observation_space", "action_space", "parameters")]
+        check_space_size(parts, tensors.values())
         with torch.random.fork_rng(devices=[]), AllocationBudget(tensors.values()):
             policy = policy_from_spec(document, custom_objects)
         fill(policy, {**tensors, **{name: tensors[source] for name, source in document["aliases"].items()}})
         extra = dict(document["extra"])
     except CorruptFileError as err:
         raise CorruptFileError(f"{err.expected} in {file}", err.got, err.do) from err
-    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, MemoryError) as err:
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError, MemoryError) as err:
         if isinstance(err, ConfigError | UntrustedFileError):
             raise
         raise CorruptFileError(
             f"a policy file of this library at {file}",
-            f"{type(err).__name__}: {err}",
+            f"{type(err).__name__}: {' '.join(str(err).split())[:400]}",
             "restore the file from a copy, or save the policy again",
         ) from err
     policy.to(device)
@@ -66,6 +75,37 @@ def fill(policy: BasePolicy, state: Mapping[str, torch.Tensor]) -> None:
     if len(dtypes) == 1:
         policy.to(dtypes.pop())  # after `.double()` or `.half()`: copying would cast silently
     policy.load_state_dict(dict(state), strict=True)
+
+
+def _check_spec(policy: BasePolicy, spec: Mapping[str, Any]) -> None:
+    """Build the policy from its spec and compare the tensors' names and shapes."""
+    architecture = {key: spec[key] for key in ("format", "policy", "observation_space", "action_space", "parameters")}
+    try:
+        again = _shapes(json.dumps({**architecture, "learning_rate": 1e-3, "versions": {}}))
+    except CorruptFileError as err:
+        raise _not_described(policy, err.got) from err
+    except ConfigError:
+        return  # of a class that only the caller knows
+    own = {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
+    for name in {**own, **again}:
+        if own.get(name) != again.get(name):
+            raise _not_described(policy, f"{name}: {own.get(name)}, but {again.get(name)} when built again")
+
+
+@functools.lru_cache(maxsize=16)
+def _shapes(spec: str) -> Mapping[str, tuple[int, ...]]:
+    """By name, of a policy built from that JSON; remembered, since a run that saves often saves the same network."""
+    with torch.random.fork_rng(devices=[]):
+        policy = policy_from_spec(json.loads(spec), None)
+    return MappingProxyType({name: tuple(tensor.shape) for name, tensor in policy.state_dict().items()})
+
+
+def _not_described(policy: BasePolicy, got: str) -> ConfigError:
+    return ConfigError(
+        f"a {type(policy).__name__} that its constructor's arguments describe",
+        got,
+        "give a class of your own to a policy whose networks were changed after it was made; it is kept by name then",
+    )
 
 
 def _unique_tensors(policy: BasePolicy) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

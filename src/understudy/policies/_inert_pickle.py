@@ -15,6 +15,10 @@ from typing import Any
 
 MAX_BYTES = 1 << 26
 MAX_OPCODES = 120_000
+MAX_NODES = 1_000_000
+"""Values, those that are held in several places counted in each: what a reader that walks through them would see."""
+MAX_DEPTH = 100
+"""Tuples and records within each other: deeper ones would overflow the stack of what compares, hashes or shows them."""
 
 
 class MalformedPickleError(ValueError):
@@ -76,7 +80,8 @@ def read_inert(content: bytes) -> Any:
     """What the pickle holds: plain values, lists, dicts and tuples, and records for everything else.
 
     Raises:
-        MalformedPickleError: damaged, of a kind this reader does not know, or above `MAX_OPCODES`.
+        MalformedPickleError: damaged, of a kind this reader does not know, or above `MAX_OPCODES`, `MAX_NODES` or
+            `MAX_DEPTH`.
     """
     if len(content) > MAX_BYTES:
         raise MalformedPickleError(f"a pickle of {len(content)} bytes")
@@ -94,7 +99,50 @@ def read_inert(content: bytes) -> Any:
         raise MalformedPickleError(f"{type(err).__name__}: {err}") from err
     if len(machine.stack) != 1:
         raise MalformedPickleError(f"{len(machine.stack)} values at the end")
+    _check_size(machine.stack[0])
     return machine.stack[0]
+
+
+def _check_size(root: Any) -> None:
+    """Count every value as often as it is reached; one that holds itself counts once more and goes no further."""
+    nodes: dict[int, int] = {}
+    depths: dict[int, int] = {}
+    pending = [(root, False)]
+    while pending:
+        value, left = pending.pop()
+        parts = _parts(value)
+        if not parts:
+            continue
+        if left:
+            nodes[id(value)] = 1 + sum(nodes.get(id(part), 1) for part in parts)
+            depths[id(value)] = max(depths.get(id(part), 0) for part in parts) + isinstance(value, _FROZEN)
+            if nodes[id(value)] > MAX_NODES or depths[id(value)] > MAX_DEPTH:
+                raise MalformedPickleError(f"more than {MAX_NODES} values, or {MAX_DEPTH} in each other")
+        elif id(value) not in nodes:
+            nodes[id(value)] = 1
+            pending.append((value, True))
+            pending.extend((part, False) for part in parts)
+
+
+_FROZEN = (tuple, Call, Persistent)
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, dict):
+        return list(value.values())  # keys are plain
+    if isinstance(value, Persistent):
+        return [value.identity]
+    if isinstance(value, Call):
+        return [
+            value.function,
+            value.arguments,
+            value.state,
+            *value.elements,
+            *(p for pair in value.items for p in pair),
+        ]
+    return []
 
 
 class _Machine:

@@ -20,6 +20,7 @@ from understudy.policies._inert_pickle import Call, MalformedPickleError, read_i
 from understudy.policies._rebuild import completed, policy_arguments, rebuild_policy
 from understudy.policies._schedules import MAX_RATE, first_rate, read_schedule
 from understudy.policies._stable_zip import SERIALIZED, StableZip, is_pickled
+from understudy.util.image_spaces import ordered_like
 
 Algorithm = TypeVar("Algorithm", bound=BaseAlgorithm)
 
@@ -72,7 +73,10 @@ def rebuild_model(
     arguments = policy_arguments(model, custom, any_optimizer=False)
     try:
         with torch.random.fork_rng(devices=[]):
+            taken |= {"_init_setup_model": False}  # its networks are made below, for keys in the order of the file
             built = cls(policy=type(policy), env=venv, policy_kwargs=arguments, device=device, **taken)
+            built.observation_space = ordered_like(built.observation_space, policy.observation_space)
+            built._setup_model()
         _fill(built, model)
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, AssertionError, MemoryError) as err:
         if isinstance(err, ConfigError | CorruptFileError):
@@ -117,18 +121,18 @@ def _options(cls: type[BaseAlgorithm], model: StableZip, given: Mapping[str, Any
     if "learning_rate" not in given and not isinstance(taken.get("learning_rate"), float):
         schedule = taken.get("learning_rate")
         if schedule is not None and not 0 < schedule(1.0) <= MAX_RATE:
-            taken["learning_rate"] = first_rate(model.data)
+            taken["learning_rate"] = first_rate(model.data, model.budget)
     elif "learning_rate" not in given and not 0 < taken["learning_rate"] <= MAX_RATE:
-        taken["learning_rate"] = first_rate(model.data)  # a cloned policy may carry a placeholder of 3e38
+        taken["learning_rate"] = first_rate(model.data, model.budget)  # a cloned policy may carry a placeholder of 3e38
     return taken, lost
 
 
 def _option(name: str, entry: Any, model: StableZip) -> Any:
     """A value of training, or None if it stands only in a pickle."""
     if name in _SCHEDULES:
-        found = read_schedule(entry)
+        found = read_schedule(entry, model.budget)
         if found is None and name == "learning_rate":
-            found = read_schedule(model.data.get("lr_schedule"))
+            found = read_schedule(model.data.get("lr_schedule"), model.budget)
         return found
     if name == "train_freq" and is_pickled(entry):
         return _train_frequency(entry)
@@ -171,7 +175,7 @@ def _train_frequency(entry: Mapping[str, Any]) -> tuple[int, str] | None:
 def _pickled_number(entry: Mapping[str, Any]) -> float | None:
     try:
         return number_of(_as_data(entry))
-    except (ValueError, TypeError, AttributeError):
+    except ValueError:
         return None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 MAX_TEXT = 1 << 20
 _MAX_DEPTH = 20
-_MAX_TOKENS = 200_000
+_MAX_TOKENS = 200_000  # about a second
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _TOKEN = re.compile(
     rf"""\s*(?:
@@ -59,15 +59,36 @@ class Elided:
     """The dots that NumPy writes for the middle of a long array."""
 
 
-def parse(text: str) -> Any:
+class TokenBudget:
+    """How much text may be parsed: one budget for a whole file, so that many entries cost no more than one."""
+
+    def __init__(self, tokens: int = _MAX_TOKENS) -> None:
+        self._left = tokens
+
+    def spend(self) -> None:
+        """Take one token.
+
+        Raises:
+            UnreadableTextError: none are left.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise UnreadableTextError("more text than is read of one file")
+
+
+def parse(text: str, budget: TokenBudget | None = None) -> Any:
     """The value that a piece of text shows.
+
+    Args:
+        text: as ``str`` wrote it.
+        budget: shared by all texts of a file; a fresh one where it is None.
 
     Raises:
         UnreadableTextError: too long, too deep, or nothing that is understood here.
     """
     if len(text) > MAX_TEXT:
         raise UnreadableTextError(f"text of {len(text)} characters")
-    parser = _Parser(text)
+    parser = _Parser(text, budget or TokenBudget())
     value = parser.value(0)
     if parser.kind != "end":
         raise UnreadableTextError(f"more text than one value: {text[:80]!r}")
@@ -75,22 +96,22 @@ def parse(text: str) -> Any:
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, budget: TokenBudget) -> None:
         self._text = text.strip()
         self._position = 0
-        self._count = 0
+        self._budget = budget
         self.kind = ""
         self.token = ""
         self._next()
 
     def _next(self) -> str:
         token = self.token
-        self._count += 1
+        self._budget.spend()
         if self._position >= len(self._text):
             self.kind, self.token = "end", ""
             return token
         match = _TOKEN.match(self._text, self._position)
-        if match is None or self._count > _MAX_TOKENS:
+        if match is None:
             raise UnreadableTextError(f"{self._text[self._position : self._position + 60]!r}")
         self._position = match.end()
         kind = next(name for name in ("number", "text", "class_", "opaque", "name", "dots", "mark") if match[name])

@@ -16,15 +16,16 @@ from understudy.errors import ConfigError, CorruptFileError, MissingExtraError, 
 from understudy.policies._budget import AllocationBudget, TooLargeError
 from understudy.policies._files import fill
 from understudy.policies._names import place_of_part, place_of_policy
-from understudy.policies._plain_text import ClassName, Opaque, UnreadableTextError, parse
+from understudy.policies._plain_text import ClassName, Construction, Opaque, UnreadableTextError, parse
 from understudy.policies._schedules import first_rate
-from understudy.policies._space_text import disagreement, read_space_text, space_from_text
+from understudy.policies._space_text import SpaceText, disagreement, in_order_of, read_space_text, space_from_text
 from understudy.policies._spec import accepts
 from understudy.policies._stable_zip import StableZip, is_pickled
-from understudy.util.image_spaces import channels_first
+from understudy.util.image_spaces import channels_first, policy_sees, same_space
 from understudy.util.registry import load_attr
 
 _FUNCTION = re.compile(r"<function (\w{1,100})\.\w{1,100} at 0x[0-9a-f]{1,16}>")
+_NUMPY_NUMBERS = frozenset(f"np.{kind}" for kind in ("float64", "float32", "int64", "int32", "bool", "bool_", "str_"))
 _SEPARATE = ("pi_features_extractor.", "vf_features_extractor.")
 
 
@@ -49,12 +50,14 @@ def rebuild_policy(
         CorruptFileError: its tensors do not fit what it says.
     """
     custom = custom_objects or {}
+    if "policy_class" not in custom:
+        _refuse_shared_layers(model)
     cls = policy_class(model, custom)
     arguments = policy_arguments(model, custom)
     if accepts(cls, "use_sde") and isinstance(model.data.get("use_sde"), bool):
         arguments["use_sde"] = model.data["use_sde"]
     if accepts(cls, "lr_schedule"):
-        arguments["lr_schedule"] = ConstantSchedule(first_rate(model.data))
+        arguments["lr_schedule"] = ConstantSchedule(first_rate(model.data, model.budget))
     arguments["observation_space"] = _space(model, "observation_space", observation_space, custom)
     arguments["action_space"] = _space(model, "action_space", action_space, custom)
     try:
@@ -80,7 +83,7 @@ def policy_class(model: StableZip, custom: Mapping[str, Any]) -> type[BasePolicy
     entry = model.data.get("policy_class")
     values = [str(value) for key, value in entry.items() if key[:1] != ":"] if isinstance(entry, Mapping) else []
     names = {match[1] for match in map(_FUNCTION.fullmatch, values) if match}
-    module = str(entry.get("__module__", "")) if isinstance(entry, Mapping) else ""
+    module = " ".join(str(entry.get("__module__", ""))[:200].split()) if isinstance(entry, Mapping) else ""
     name = names.pop() if len(names) == 1 else ""
     if name in custom:
         named: type[BasePolicy] = custom[name]
@@ -110,7 +113,7 @@ def policy_arguments(model: StableZip, custom: Mapping[str, Any], *, any_optimiz
         try:
             arguments[key] = custom[key] if key in custom else _value(model, key, value, custom, shown)
         except ConfigError:
-            if not (key == "optimizer_class" and any_optimizer):
+            if not (key in {"optimizer_class", "optimizer_kwargs"} and any_optimizer):
                 raise
     for key in custom.keys() & {"features_extractor_class", "features_extractor_kwargs", "activation_fn"}:
         arguments.setdefault(key, custom[key])
@@ -119,7 +122,15 @@ def policy_arguments(model: StableZip, custom: Mapping[str, Any], *, any_optimiz
     net_arch = arguments.get("net_arch")
     if isinstance(net_arch, list) and net_arch and isinstance(net_arch[0], dict):  # before Stable-Baselines3 1.8
         arguments["net_arch"] = net_arch[0]
-    return arguments
+    if arguments.get("sde_net_arch") is not None:
+        raise ConfigError(
+            f"arguments that today's policies take in {model.path}",
+            "sde_net_arch, which Stable-Baselines3 dropped in 1.8",
+            "train it again without; trust='pickle' does not help",
+        )
+    # None says that a keyword was not used, also one that is no more, such as sde_net_arch.
+    cls = policy_class(model, custom)
+    return {key: value for key, value in arguments.items() if value is not None or accepts(cls, key)}
 
 
 def completed(state: Mapping[str, torch.Tensor], policy: BasePolicy) -> dict[str, torch.Tensor]:
@@ -131,6 +142,21 @@ def completed(state: Mapping[str, torch.Tensor], policy: BasePolicy) -> dict[str
     return {**state, **added}
 
 
+def _refuse_shared_layers(model: StableZip) -> None:
+    """Before 1.8, layers for actor and critic together could precede those of each: ``[64, {"pi": [64]}]``."""
+    name = next((name for name in model.policy if name.startswith("mlp_extractor.shared_net.")), None)
+    entry = model.data.get("policy_kwargs")
+    net_arch = entry.get("net_arch") if isinstance(entry, Mapping) else None
+    if name is not None or (isinstance(net_arch, list) and any(isinstance(each, Mapping) for each in net_arch[1:])):
+        raise ConfigError(
+            f"a network in {model.path} whose actor and critic have layers of their own",
+            f"layers that both share ({name or 'net_arch'}), which Stable-Baselines3 dropped in 1.8; the zip is of "
+            f"version {model.version}",
+            "train it again, or record demonstrations with a version before 1.8; trust='pickle' does not help. If you "
+            "have a policy class with such layers, pass custom_objects={'policy_class': ...}",
+        )
+
+
 def _value(model: StableZip, key: str, value: Any, custom: Mapping[str, Any], shown: bool) -> Any:
     if not shown or not isinstance(value, str):
         return value
@@ -139,7 +165,7 @@ def _value(model: StableZip, key: str, value: Any, custom: Mapping[str, Any], sh
     if value[:1] not in "<{[(" and not re.fullmatch(r"[-+\d.einfa]+|functools\..*", value):
         return value  # ordinary text
     try:
-        parsed = parse(value)
+        parsed = parse(value, model.budget)
     except UnreadableTextError:
         raise _missing(model, key, value, "an argument of the policy") from None
     return _resolved(model, key, parsed, custom)
@@ -162,6 +188,8 @@ def _resolved(model: StableZip, key: str, parsed: Any, custom: Mapping[str, Any]
         if place is None:
             raise _missing(model, key, parsed.path, "a class in the policy's arguments")
         return load_attr(place)
+    if isinstance(parsed, Construction) and parsed.name in _NUMPY_NUMBERS and len(parsed.arguments) == 1:
+        return _resolved(model, key, parsed.arguments[0], custom)  # np.float64(1e-05), as NumPy 2 writes it
     if parsed is None or isinstance(parsed, bool | int | float | str):
         return parsed
     text = parsed.text if isinstance(parsed, Opaque) else getattr(parsed, "name", type(parsed).__name__)
@@ -169,15 +197,22 @@ def _resolved(model: StableZip, key: str, parsed: Any, custom: Mapping[str, Any]
 
 
 def _space(model: StableZip, name: str, given: gym.Space[Any] | None, custom: Mapping[str, Any]) -> gym.Space[Any]:
-    text = read_space_text(model.data.get(name))
+    """The space that the policy is built with; a Dict has its keys in the order of the file, whoever else tells it."""
+    text = read_space_text(model.data.get(name), model.budget)
+    if name in custom:
+        return _own_space(model, name, copy.deepcopy(custom[name]), text, given)
     if given is None:
-        if name in custom:
-            space: gym.Space[Any] = custom[name]
-            return space
         return space_from_text(text, name, exact_bounds=name == "action_space")
     given = copy.deepcopy(given)  # a policy may sample its space, which moves that space's generator
+    if isinstance(given, gym.spaces.Dict) and len(given.spaces) > 1 and not (text is not None and text.parts):
+        raise ConfigError(
+            f"the order of the {name}'s keys in {model.path}, in which the policy joins their entries",
+            "no text that tells it",
+            f"pass custom_objects={{{name!r}: gymnasium.spaces.Dict([(key, space), ...])}} in the order of training",
+        )
     if text is None:
         return channels_first(given) if name == "observation_space" else given
+    given = in_order_of(text, given)
     candidates = [given] if name == "action_space" else [given, channels_first(given)]
     reasons = [disagreement(text, candidate) for candidate in candidates]
     for candidate, reason in zip(candidates[::-1], reasons[::-1], strict=True):
@@ -186,8 +221,26 @@ def _space(model: StableZip, name: str, given: gym.Space[Any] | None, custom: Ma
     raise SpaceMismatchError(
         f"the {name} that the model in {model.path} was trained on: {reasons[0]}",
         f"environments with {given}",
-        "load the policy that was made for this environment, or make the environment it was made for",
+        "load the policy that was made for this environment, or make the environment it was made for; if they are the "
+        f"same after all, pass custom_objects={{{name!r}: venv.{name}}}",
     )
+
+
+def _own_space(
+    model: StableZip, name: str, own: gym.Space[Any], text: SpaceText | None, given: gym.Space[Any] | None
+) -> gym.Space[Any]:
+    """The caller's own space, which counts for more than the file's text, except for the order of keys."""
+    if given is not None and not (same_space(own, given) or policy_sees(own, given)):
+        raise SpaceMismatchError(
+            f"custom_objects[{name!r}] of the environments for the model in {model.path}: {given}",
+            f"{own}",
+            f"pass custom_objects={{{name!r}: venv.{name}}}",
+        )
+    turned = channels_first(own) if name == "observation_space" else own
+    if text is None:
+        return own if given is None else turned
+    agreeing = [space for space in (turned, own) if not disagreement(text, space)]
+    return in_order_of(text, agreeing[0] if agreeing else turned)
 
 
 def _missing(model: StableZip, key: str, what: str, kind: str) -> ConfigError:

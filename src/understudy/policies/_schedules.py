@@ -8,14 +8,14 @@ from typing import Any
 
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
-from understudy.policies._plain_text import Construction, UnreadableTextError, parse
+from understudy.policies._plain_text import Construction, TokenBudget, UnreadableTextError, parse
 from understudy.policies._spec import FALLBACK_LEARNING_RATE
 
 MAX_RATE = 100.0
 _LINEAR = ("start", "end", "end_fraction")
 
 
-def read_schedule(entry: Any) -> float | ConstantSchedule | LinearSchedule | None:
+def read_schedule(entry: Any, budget: TokenBudget | None = None) -> float | ConstantSchedule | LinearSchedule | None:
     """A number or a schedule of Stable-Baselines3's own; None if the entry is anything else."""
     if isinstance(entry, bool) or entry is None:
         return None
@@ -24,7 +24,7 @@ def read_schedule(entry: Any) -> float | ConstantSchedule | LinearSchedule | Non
     if not isinstance(entry, Mapping):
         return None
     if "value_schedule" in entry:
-        return _from_text(entry["value_schedule"])
+        return _from_text(entry["value_schedule"], budget)
     if ":type:" in entry and str(entry[":type:"]).endswith(".LinearSchedule'>"):
         return _linear([entry.get(name) for name in _LINEAR])
     if ":type:" in entry and str(entry[":type:"]).endswith(".ConstantSchedule'>"):
@@ -32,19 +32,19 @@ def read_schedule(entry: Any) -> float | ConstantSchedule | LinearSchedule | Non
     return None
 
 
-def first_rate(data: Mapping[str, Any]) -> float:
+def first_rate(data: Mapping[str, Any], budget: TokenBudget | None = None) -> float:
     """The learning rate to begin with: finite, above 0 and at most 100; 3e-4 where the zip shows none."""
     for name in ("learning_rate", "lr_schedule"):
-        schedule = read_schedule(data.get(name))
+        schedule = read_schedule(data.get(name), budget)
         rate = schedule if isinstance(schedule, float) or schedule is None else schedule(1.0)
         if rate is not None and 0 < rate <= MAX_RATE:
             return float(rate)
     return FALLBACK_LEARNING_RATE
 
 
-def _from_text(text: Any) -> ConstantSchedule | LinearSchedule | None:
+def _from_text(text: Any, budget: TokenBudget | None) -> ConstantSchedule | LinearSchedule | None:
     try:
-        shown = parse(text) if isinstance(text, str) else None
+        shown = parse(text, budget) if isinstance(text, str) else None
     except UnreadableTextError:
         return None
     if isinstance(shown, Construction) and shown.name == "ConstantSchedule":

@@ -33,7 +33,7 @@ def write_sealed(path: AnyPath, document: Mapping[str, Any], tensors: Mapping[st
     Raises:
         ConfigError: more plain values than `read_sealed` takes.
     """
-    text = json.dumps({**document, "sha256": _BLANK}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps({**document, "sha256": _BLANK}, separators=(",", ":"), allow_nan=False)
     text = text.replace(_BLANK, _digest(text, tensors))
     values = _structure(text.encode()) + 10 * len(tensors)
     if values > _MAX_STRUCTURE:

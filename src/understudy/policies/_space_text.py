@@ -16,11 +16,16 @@ import numpy as np
 from gymnasium import spaces
 
 from understudy.errors import ConfigError
-from understudy.policies._plain_text import ClassName, Construction, Elided, UnreadableTextError, parse
+from understudy.policies._plain_text import ClassName, Construction, Elided, TokenBudget, UnreadableTextError, parse
+from understudy.util.image_spaces import without_false_bounds
 
 _KINDS = {"Box", "Discrete", "MultiDiscrete", "MultiBinary", "Dict", "Tuple"}
 _READ = ("dtype", "_shape", "shape", "low", "high", "n", "nvec", "start", "spaces")
 _DTYPES = frozenset(["float16", "float32", "float64", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16"])
+_MAX_PARTS = 1000
+_MAX_AXES = 16
+_MAX_BYTES = 1 << 25
+"""Of all bounds together: a thousand times what images of the usual size have."""
 
 
 @dataclass
@@ -38,18 +43,18 @@ class SpaceText:
     parts: dict[str, SpaceText] = field(default_factory=dict)
 
 
-def read_space_text(entry: Any) -> SpaceText | None:
+def read_space_text(entry: Any, budget: TokenBudget | None = None) -> SpaceText | None:
     """What the entry ``observation_space`` or ``action_space`` of a zip tells, or None if it is not understood."""
     if not isinstance(entry, Mapping):
         return None
     try:
-        kind = parse(str(entry.get(":type:", "")))
+        kind = _plain(entry.get(":type:"), budget)
         if not isinstance(kind, ClassName):
             return None
         name = kind.path.rpartition(".")[2]
-        values = {key: _plain(entry[key]) for key in _READ if key in entry}
+        values = {key: _plain(entry[key], budget) for key in _READ if key in entry}
         return _described(name, values) if name in _KINDS else None
-    except (UnreadableTextError, TypeError, ValueError, KeyError, IndexError, OverflowError):
+    except (UnreadableTextError, TypeError, ValueError, KeyError, IndexError, OverflowError, AttributeError):
         return None
 
 
@@ -71,10 +76,17 @@ def disagreement(text: SpaceText, space: gym.Space[Any]) -> str:
             if not _agrees(shown, real):
                 return f"a Box with {name} {_short(shown)}"
     if isinstance(space, spaces.Discrete) and not (_agrees(text.counts, space.n) and _agrees(text.start, space.start)):
-        return f"a Discrete of {text.counts} from {text.start or 0}"
+        return f"a Discrete of {_short(text.counts)} from {_short(text.start or 0)}"
     if isinstance(space, spaces.MultiDiscrete) and not _agrees(text.counts, space.nvec):
         return f"a MultiDiscrete of {_short(text.counts)}"
     return ""
+
+
+def in_order_of(text: SpaceText, space: gym.Space[Any]) -> gym.Space[Any]:
+    """A Dict with its keys as the file has them: the policy was trained on its entries joined in that order."""
+    if not isinstance(space, spaces.Dict) or set(text.parts) != set(space.spaces):
+        return space
+    return spaces.Dict([(key, in_order_of(part, space.spaces[key])) for key, part in text.parts.items()])
 
 
 def space_from_text(text: SpaceText | None, what: str, *, exact_bounds: bool) -> gym.Space[Any]:
@@ -90,6 +102,7 @@ def space_from_text(text: SpaceText | None, what: str, *, exact_bounds: bool) ->
     """
     try:
         if text is not None:
+            _check_size(text)
             return _space(text, exact_bounds)
         reason = "nothing that can be read"
     except (ValueError, TypeError, AssertionError, OverflowError) as err:
@@ -103,7 +116,7 @@ def space_from_text(text: SpaceText | None, what: str, *, exact_bounds: bool) ->
 
 def _described(name: str, values: Mapping[str, Any]) -> SpaceText:
     shape = values.get("_shape", values.get("shape"))
-    text = SpaceText(name, None if shape is None else tuple(int(size) for size in shape))
+    text = SpaceText(name, None if shape is None else _sizes(shape))
     dtype = values.get("dtype")
     if isinstance(dtype, Construction | ClassName):
         dtype = (dtype.name if isinstance(dtype, Construction) else dtype.path).rpartition(".")[2]
@@ -121,7 +134,7 @@ def _described(name: str, values: Mapping[str, Any]) -> SpaceText:
 def _shown(part: Any) -> SpaceText:
     """A space inside a Dict, as its ``repr`` shows it."""
     if not isinstance(part, Construction) or part.name not in _KINDS:
-        raise ValueError(f"{part!r}")
+        raise ValueError("a space of an unknown kind")
     arguments = part.arguments
     if part.name == "Box":
         if len(arguments) == 3:  # older Gym: Box(shape, dtype) in one way or another
@@ -133,12 +146,19 @@ def _shown(part: Any) -> SpaceText:
         return _described("Dict", {"spaces": arguments[0] if arguments else part.keywords})
     if part.name == "MultiBinary":
         size = arguments[0]
-        return SpaceText("MultiBinary", tuple(size) if isinstance(size, tuple | list) else (int(size),))
+        return SpaceText("MultiBinary", _sizes(size if isinstance(size, tuple | list) else [size]))
     return SpaceText(part.name, counts=arguments[0], start=part.keywords.get("start"))
 
 
-def _plain(value: Any) -> Any:
-    return parse(value) if isinstance(value, str) else value
+def _sizes(shape: Any) -> tuple[int, ...]:
+    sizes = tuple(int(size) for size in shape)
+    if len(sizes) > _MAX_AXES or not all(0 <= size <= _MAX_BYTES for size in sizes):
+        raise ValueError("a shape that no space has")
+    return sizes
+
+
+def _plain(value: Any, budget: TokenBudget | None) -> Any:
+    return parse(value, budget) if isinstance(value, str) else value
 
 
 def _short(value: Any) -> str:
@@ -157,10 +177,23 @@ def _flat(shown: Any) -> list[float] | None:
 
 def _agrees(shown: Any, real: Any) -> bool:
     numbers = _flat(shown)
-    array = np.asarray(real, np.float64).reshape(-1)
+    array = without_false_bounds(np.asarray(real, np.float64).reshape(-1))
     if numbers is None or (len(numbers) != array.size and len(numbers) != 1):
         return True  # it does not say
-    return bool(np.allclose(np.asarray(numbers, np.float64), array, rtol=1e-6, atol=1e-7))
+    return bool(np.allclose(without_false_bounds(np.asarray(numbers, np.float64)), array, rtol=1e-6, atol=1e-7))
+
+
+def _check_size(text: SpaceText) -> None:
+    """One limit for the whole tree, before any part of it is built."""
+    parts, size, pending = 0, 0, [text]
+    while pending:
+        each = pending.pop()
+        pending.extend(each.parts.values())
+        parts += 1
+        itemsize = np.dtype(each.dtype or "int64").itemsize
+        size += math.prod(each.shape or ()) * (2 * itemsize + 2)  # both bounds, and whether there are any
+        if parts > _MAX_PARTS or size > _MAX_BYTES:
+            raise ValueError(f"more than {_MAX_PARTS} spaces, or more than {_MAX_BYTES} bytes of bounds")
 
 
 def _space(text: SpaceText, exact: bool) -> gym.Space[Any]:
@@ -171,8 +204,8 @@ def _space(text: SpaceText, exact: bool) -> gym.Space[Any]:
     if text.kind == "MultiBinary" and text.shape is not None:
         return spaces.MultiBinary(text.shape[0] if len(text.shape) == 1 else text.shape)
     if text.kind == "Dict" and text.parts:
-        return spaces.Dict({key: _space(part, exact) for key, part in text.parts.items()})
-    if text.kind == "Box" and text.shape is not None and text.dtype is not None and math.prod(text.shape) <= 1 << 20:
+        return spaces.Dict([(key, _space(part, exact)) for key, part in text.parts.items()])
+    if text.kind == "Box" and text.shape is not None and text.dtype is not None:
         dtype = np.dtype(text.dtype)
         low, high = (_bound(side, text.shape, dtype, exact) for side in (text.low, text.high))
         return spaces.Box(low, high, text.shape, dtype.type)

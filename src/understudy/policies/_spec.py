@@ -55,7 +55,7 @@ def policy_from_spec(spec: Mapping[str, Any], custom_objects: Mapping[str, Any] 
     if spec.get("format") != FORMAT_VERSION:
         raise CorruptFileError(
             f"a policy file of format {FORMAT_VERSION}",
-            f"format {spec.get('format')!r}, written with {spec.get('versions')}",
+            f"format {_shown(spec.get('format'))}, written with {_shown(spec.get('versions'))}",
             "install the version of understudy that wrote the file, or a later one",
         )
     custom = custom_objects or {}
@@ -71,9 +71,14 @@ def policy_from_spec(spec: Mapping[str, Any], custom_objects: Mapping[str, Any] 
         raise CorruptFileError(
             f"arguments that {cls.__name__} can be built with",
             f"{type(err).__name__}: {' '.join(str(err).split())[:300]}",
-            f"check the versions that wrote the file: {spec.get('versions')}",
+            f"check the versions that wrote the file: {_shown(spec.get('versions'))}",
         ) from err
     return policy
+
+
+def _shown(value: Any) -> str:
+    """Part of a file in a message: on one line, and not all of it."""
+    return " ".join(str(value).split())[:200]
 
 
 def learning_rate(policy: BasePolicy) -> float:
@@ -93,6 +98,15 @@ def _constructor_parameters(policy: BasePolicy) -> dict[str, Any]:
     parameters = dict(policy._get_constructor_parameters())
     if hasattr(policy, "share_features_extractor"):  # SB3 forgets it
         parameters["share_features_extractor"] = policy.share_features_extractor
+    lstm: Any = getattr(policy, "lstm_actor", None)
+    if isinstance(lstm, torch.nn.LSTM):  # and sb3-contrib these
+        parameters |= {"lstm_hidden_size": lstm.hidden_size, "n_lstm_layers": lstm.num_layers}
+        parameters |= {name: getattr(policy, name) for name in ("shared_lstm", "enable_critic_lstm", "lstm_kwargs")}
+    if accepts(type(policy), "with_bias"):
+        network: Any = policy.action_net
+        layers = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
+        parameters["with_bias"] = all(layer.bias is not None for layer in layers)
+        parameters["squash_output"] = policy.squash_output
     return {key: value for key, value in parameters.items() if accepts(type(policy), key)}
 
 
@@ -144,7 +158,7 @@ def _decode(value: Any, table: Mapping[str, str], custom: Mapping[str, Any]) -> 
     if not isinstance(value, dict):
         return value
     if len(value) != 1:
-        raise CorruptFileError("an object with one key", f"{str(value)[:100]}", "write the file again")
+        raise CorruptFileError("an object with one key", _shown(value), "write the file again")
     [(kind, content)] = value.items()
     if kind in {"class", "custom"}:
         return _look_up(kind, content, table, custom)
@@ -156,7 +170,7 @@ def _decode(value: Any, table: Mapping[str, str], custom: Mapping[str, Any]) -> 
         return float(content)
     if kind == "space" and isinstance(content, dict):
         return space_from_json(content)
-    raise CorruptFileError("a value of a kind this library writes", f"{str(value)[:100]}", "write the file again")
+    raise CorruptFileError("a value of a kind this library writes", _shown(value), "write the file again")
 
 
 def _look_up(kind: str, name: str, table: Mapping[str, str], custom: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 from understudy.errors import UntrustedFileError
 from understudy.policies._bounded_zip import corrupt, open_zip
+from understudy.policies._plain_text import TokenBudget
 from understudy.policies._torch_archive import read_torch_archive
 
 _MAX_MEMBERS = 100
@@ -37,6 +38,8 @@ class StableZip:
     variables: Mapping[str, Any]
     """Single tensors, such as ``"log_ent_coef"``."""
     version: str
+    budget: TokenBudget = field(default_factory=TokenBudget, compare=False, repr=False)
+    """For all the text in ``data`` together."""
 
     @property
     def policy(self) -> dict[str, torch.Tensor]:
@@ -73,7 +76,8 @@ def read_stable_zip(path: Path, *, policy_only: bool) -> StableZip:
     state = found["policy"]
     if not isinstance(state, dict) or not all(isinstance(each, torch.Tensor) for each in state.values()):
         raise corrupt(f"a state dict of tensors in {path}: policy.pth", type(state).__name__)
-    return StableZip(path, data, found, variables if isinstance(variables, dict) else {}, text.strip())
+    version = " ".join(text.split())
+    return StableZip(path, data, found, variables if isinstance(variables, dict) else {}, version)
 
 
 def is_pickled(entry: Any) -> bool:

@@ -19,8 +19,9 @@ from understudy.policies._inert_pickle import Call, MalformedPickleError, Name, 
 
 _MAX_MEMBERS = 20_000
 _MAX_PICKLE = 1 << 24
-_MAX_VALUES = 1_000_000
+_MAX_VALUES = 120_000  # as many as a pickle of so many opcodes has, unless it repeats what it holds
 _MAX_DEPTH = 16
+_MAX_NUMBER = 1 << 48  # shapes, strides and offsets: no storage has more elements
 _STORAGES: Mapping[str, torch.dtype] = {
     "torch.FloatStorage": torch.float32,
     "torch.DoubleStorage": torch.float64,
@@ -33,6 +34,22 @@ _STORAGES: Mapping[str, torch.dtype] = {
     "torch.ByteStorage": torch.uint8,
     "torch.BoolStorage": torch.bool,
 }
+_DTYPES: Mapping[str, torch.dtype] = {
+    **{
+        str(dtype): dtype
+        for dtype in (
+            *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32),
+            *(torch.int16, torch.int8, torch.uint8, torch.bool, torch.complex64, torch.complex128),
+        )
+    },
+    "torch.double": torch.float64,
+    "torch.float": torch.float32,
+    "torch.half": torch.float16,
+    "torch.long": torch.int64,
+    "torch.int": torch.int32,
+    "torch.short": torch.int16,
+}
+"""A table: looking a name up in torch itself would import what is loaded lazily there."""
 
 
 def read_torch_archive(content: bytes, what: str) -> Any:
@@ -61,10 +78,14 @@ def read_torch_archive(content: bytes, what: str) -> Any:
             return _Reader(archive, root, what).value(found, 0)
         except MalformedPickleError as err:
             raise corrupt(f"a readable description of the tensors in {what}", str(err)) from err
-        except (TypeError, ValueError, KeyError, IndexError, OverflowError) as err:
+        except (
+            *(TypeError, ValueError, KeyError, IndexError, AttributeError),
+            *(OverflowError, RuntimeError, RecursionError),
+        ) as err:
             if isinstance(err, CorruptFileError | UntrustedFileError):
                 raise
-            raise corrupt(f"tensors in {what}", f"{type(err).__name__}: {err}") from err
+            first_line = str(err).partition("\n")[0]  # torch adds a trace of its own C++
+            raise corrupt(f"tensors in {what}", f"{type(err).__name__}: {first_line}") from err
 
 
 class _Reader:
@@ -90,31 +111,32 @@ class _Reader:
             return {key: self.value(each, depth + 1) for key, each in found.items()}
         if isinstance(found, Call):
             return self._restore(found, depth)
-        if isinstance(found, Name) and found.module == "torch":
-            dtype = getattr(torch, found.name, None) if found.name.isidentifier() else None
-            if isinstance(dtype, torch.dtype):
-                return dtype
+        if isinstance(found, Name) and str(found) in _DTYPES:
+            return _DTYPES[str(found)]
         raise self._unknown(found)
 
     def _restore(self, call: Call, depth: int) -> Any:
         if call.name == "collections.OrderedDict" and not call.arguments:  # its state is torch's _metadata: versions
-            if not all(isinstance(key, str) for key, _ in call.items):
-                raise ValueError("a state dict whose names are no text")
-            return {key: self.value(each, depth + 1) for key, each in call.items}
+            return self._mapping(call, depth, str)
         if call.name == "collections.defaultdict":
-            return {key: self.value(each, depth + 1) for key, each in call.items}
+            return self._mapping(call, depth, str | int)
         if call.name in {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}:
             return self.value(call.arguments[0], depth + 1)
         if call.name == "torch._utils._rebuild_tensor_v2":
             return self._tensor(*call.arguments[:4])
         raise self._unknown(call)
 
+    def _mapping(self, call: Call, depth: int, keys: Any) -> dict[Any, Any]:
+        if not all(isinstance(key, keys) for key, _ in call.items):  # before any of them is hashed
+            raise ValueError("a dict whose keys are neither names nor numbers")
+        return {key: self.value(each, depth + 1) for key, each in call.items}
+
     def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any) -> torch.Tensor:
         flat = self._storage(storage)
         if not (isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= 16):
             raise ValueError("a tensor without shape or strides")
-        if not all(type(number) is int and number >= 0 for number in (offset, *shape, *strides)):
-            raise ValueError(f"a tensor of shape {shape}, strides {strides}, offset {offset}")
+        if not all(type(number) is int and 0 <= number < _MAX_NUMBER for number in (offset, *shape, *strides)):
+            raise ValueError("a tensor whose shape, strides or offset are none")
         count = math.prod(shape)
         if count == 0:
             return torch.empty([0], dtype=flat.dtype).reshape(shape)
@@ -134,9 +156,11 @@ class _Reader:
         if not isinstance(reference, Persistent) or not isinstance(reference.identity, tuple):
             raise ValueError("a tensor without storage")
         tag, kind, key, _, count = reference.identity
-        dtype = _STORAGES.get(str(kind))
-        if tag != "storage" or dtype is None or type(count) is not int or not isinstance(key, str):
+        dtype = _STORAGES.get(str(kind)) if isinstance(kind, Name) else None
+        if dtype is None or not isinstance(tag, str) or tag != "storage":
             raise self._unknown(kind)
+        if not isinstance(key, str) or type(count) is not int or not 0 <= count < _MAX_NUMBER:
+            raise ValueError("a storage without name or size")
         name = f"{self._root}/data/{key}"
         if name not in self._storages:
             content = self._archive.read(name, self._archive.size(name) if name in self._archive else 0)
@@ -148,7 +172,7 @@ class _Reader:
         return raw.view(dtype) if raw.numel() else torch.empty(0, dtype=dtype)
 
     def _unknown(self, found: Any) -> UntrustedFileError:
-        name = found.name if isinstance(found, Call) else str(found)
+        name = found.name if isinstance(found, Call) else str(found) if isinstance(found, Name) else ""
         return UntrustedFileError(
             f"tensors and plain values in {self._what}",
             f"{(name or type(found).__name__)[:100]!r}, which could only be restored by running it",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from importlib.resources import as_file, files
@@ -39,7 +40,7 @@ from understudy.policies.hub import load_from_hub
 from understudy.policies.vec_normalize import normalizes_observations, save_vec_normalize, statistics_beside
 from understudy.util.devices import resolve_device
 from understudy.util.files import write_atomically
-from understudy.util.image_spaces import policy_sees
+from understudy.util.image_spaces import channels_first, ordered_like, policy_sees, same_space
 from understudy.util.paths import AnyPath, parse_path
 from understudy.util.registry import Registry, build_loader_fn_require_space
 
@@ -102,7 +103,8 @@ def load_policy(policy_type: str, venv: VecEnv, **kwargs: Any) -> BasePolicy:
 
             - ``"ppo" "sac" "td3" "a2c" "ddpg" "dqn"``, or sb3-contrib's ``"trpo" "qrdqn" "tqc" "crossq" "ars"
               "ppo_lstm" "ppo_mask"``, with ``path=``: a folder or file of `save_stable_model`, a file of
-              `save_policy`, or the zip that ``model.save`` of Stable-Baselines3 writes;
+              `save_policy`, the zip that ``model.save`` of Stable-Baselines3 writes, or a folder ``NAME`` or
+              ``NAME_1`` with a ``NAME.zip``, as RL Baselines3 Zoo has it;
             - the same with ``-huggingface``, from the hub: ``organization=``, ``env_name=`` (else the environments'
               own id), or ``repo_id=``, ``filename=``, ``revision=``, see `hub.download_from_hub`;
             - ``"bundled"`` for an expert that comes with this library (``env_name=``, else the environments' own id);
@@ -169,6 +171,12 @@ def load_stable_baselines_model(
     assert saved.observation_space is not None
     assert saved.action_space is not None
     _check_spaces(saved.observation_space, saved.action_space, venv, f"the model in {archive}")
+    given = given or {}  # SB3 compares more strictly, with no regard to bounds that stand for none
+    theirs = ordered_like(channels_first(venv.observation_space), saved.observation_space)
+    if saved.observation_space not in (theirs, venv.observation_space):
+        given.setdefault("observation_space", theirs)
+    if saved.action_space != venv.action_space:
+        given.setdefault("action_space", venv.action_space)
     return cls.load(archive, env=venv, device=device, custom_objects=given, **kwargs)
 
 
@@ -278,7 +286,12 @@ def _locate(path: AnyPath) -> tuple[Path | None, Path]:
     """The model's zip, if the path leads to one, and the pickle-free policy."""
     given = parse_path(path)
     if given.is_dir():
-        return given / "model.zip", given / "policy.safetensors"
+        model, policy = given / "model.zip", given / "policy.safetensors"
+        if not (model.is_file() or policy.is_file()):  # RL Baselines3 Zoo: NAME_1/NAME.zip
+            for name in (given.name, re.sub(r"_\d+$", "", given.name)):
+                if (given / f"{name}.zip").is_file():
+                    return given / f"{name}.zip", _sidecar(given / f"{name}.zip")
+        return model, policy
     if given.suffix == ".zip":
         return given, _sidecar(given)
     return None, given
@@ -331,11 +344,12 @@ def _check_normalization(normalized: bool, venv: VecEnv, path: Path) -> None:
 
 def _check_spaces(observation_space: gym.Space[Any], action_space: gym.Space[Any], venv: VecEnv, what: str) -> None:
     same_obs = policy_sees(observation_space, venv.observation_space)
-    if not (same_obs and action_space == venv.action_space):
+    if not (same_obs and same_space(action_space, venv.action_space)):
         raise SpaceMismatchError(
             f"environments with the spaces of {what}: observations {observation_space}, actions {action_space}",
             f"observations {venv.observation_space}, actions {venv.action_space}",
-            "load the policy that was made for this environment, or make the environment it was made for",
+            "load the policy that was made for this environment, or make the environment it was made for; "
+            "custom_objects={'observation_space': ..., 'action_space': ...} replaces what a model's zip says",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def load_vec_normalize(path: AnyPath, venv: VecEnv, *, training: bool = False) -
     nothing, and only the statistics and options are taken.
 
     Args:
-        path: that pickle, a file of `save_vec_normalize`, a folder with either, or a model's zip beside them.
+        path: that pickle, a file of `save_vec_normalize`, a folder with either, or a model's zip beside them; or beside
+            a folder with them, as RL Baselines3 Zoo has it: ``NAME.zip`` and ``NAME/vecnormalize.pkl``.
         venv: not wrapped in a VecNormalize yet.
         training: go on updating the statistics.
 
@@ -101,6 +103,10 @@ def _locate(path: AnyPath) -> Path:
     given = parse_path(path)
     folder = given if given.is_dir() else given.parent
     candidates = [folder / name for name in _FILES]
+    if given.is_dir() or given.suffix == ".zip":
+        # RL Baselines3 Zoo: NAME_1/NAME.zip (or best_model.zip) with NAME_1/NAME/vecnormalize.pkl
+        names = {given.stem: None, folder.name: None, re.sub(r"_\d+$", "", folder.name): None}
+        candidates += [folder / name / file for name in names for file in _FILES]
     if given.suffix == ".zip":
         candidates.insert(0, statistics_beside(given))
     elif not given.is_dir():
@@ -155,7 +161,7 @@ def _options(state: Mapping[str, Any], file: Path) -> dict[str, Any]:
     for name, usual in _NUMBERS.items():
         value = number_of(state.get(name, usual))
         if value is None or not value >= 0:
-            raise _bad(file, f"{name} = {str(state.get(name))[:50]}")
+            raise _bad(file, f"{name} = {value if value is not None else type(state.get(name)).__name__}")
         options[name] = value
     for name in _SWITCHES:
         options[name] = bool(number_of(state.get(name, True)))

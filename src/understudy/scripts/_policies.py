@@ -60,7 +60,7 @@ def load_any_policy(
     """
     from understudy.errors import SpaceMismatchError
     from understudy.policies.serialize import load_policy, load_saved_policy
-    from understudy.util.image_spaces import policy_sees
+    from understudy.util.image_spaces import policy_sees, same_space
 
     if spec == "bundled":
         return load_policy("bundled", venv, env_name=environment.env_id, device="cpu")
@@ -68,7 +68,8 @@ def load_any_policy(
         return load_policy(spec, venv)
     path = find_policy(Path(spec), choices)
     policy = load_saved_policy(path, device="cpu")
-    if not (policy_sees(policy.observation_space, venv.observation_space) and policy.action_space == venv.action_space):
+    same_actions = same_space(policy.action_space, venv.action_space)
+    if not (policy_sees(policy.observation_space, venv.observation_space) and same_actions):
         raise SpaceMismatchError(
             f"a policy for {environment.env_id}: {venv.observation_space}, {venv.action_space}",
             f"{path} for {policy.observation_space}, {policy.action_space}",

@@ -65,7 +65,9 @@ def space_from_json(spec: Mapping[str, Any]) -> gym.Space[Any]:
         return _READERS[spec["type"]](spec)
     except (KeyError, TypeError, ValueError, AssertionError, OverflowError, AttributeError) as err:
         raise CorruptFileError(
-            "the description of a space", f"{str(spec)[:200]} ({type(err).__name__}: {err})", "write the file again"
+            "the description of a space",
+            f"{' '.join(str(spec)[:200].split())} ({type(err).__name__}: {' '.join(str(err)[:200].split())})",
+            "write the file again",
         ) from err
 
 
@@ -91,7 +93,7 @@ def _multi_binary(spec: Mapping[str, Any]) -> spaces.MultiBinary:
 
 
 def _dict(spec: Mapping[str, Any]) -> spaces.Dict:
-    return spaces.Dict({str(key): space_from_json(sub) for key, sub in spec["spaces"]})
+    return spaces.Dict([(str(key), space_from_json(sub)) for key, sub in spec["spaces"]])  # a plain dict is sorted
 
 
 def _tuple(spec: Mapping[str, Any]) -> gym.Space[Any]:
