@@ -14,6 +14,9 @@ from understudy.data._dataset import Demonstrations
 from understudy.data._mapped import MappedDemonstrations, stays_on_disk
 from understudy.data._names import check_names
 from understudy.data._npz_members import UNREADABLE, Members
+from understudy.data._older_pickle import is_pickle
+from understudy.data._stable_baselines_archive import has_layout, read
+from understudy.data._stable_baselines_dataset import ExpertDataset
 from understudy.data.dict_obs import DictObs, Observation, concatenate_maybe_dictobs
 from understudy.data.trajectory_store import TrajectoryColumns, TrajectoryStore
 from understudy.data.types import Trajectory, TrajectoryWithRew, Transitions, TransitionsMinimal, no_infos
@@ -38,6 +41,8 @@ def read_unchecked(source: Any) -> Demonstrations:
         return from_arrays(source)
     if isinstance(source, TrajectoryStore):
         return _from_store(source)
+    if isinstance(source, ExpertDataset):
+        return source.to_demonstrations()
     if (
         isinstance(source, tuple)
         and len(source) == 2
@@ -245,7 +250,10 @@ def from_batches(batches: Iterable[Mapping[str, Any]]) -> Demonstrations:
 def _from_path(path: Path) -> Demonstrations:
     from understudy.data import serialize  # reading files pulls in pyarrow: only when a path is given
 
-    arrays = _plain_archive(path) if path.suffix == ".npz" and path.is_file() else None
+    archive = path.suffix == ".npz" and path.is_file()
+    if archive and has_layout(path):
+        return read(path).to_demonstrations()
+    arrays = _plain_archive(path) if archive else None
     return read_unchecked(serialize.load(path)) if arrays is None else from_arrays(arrays, path.name)
 
 
@@ -258,9 +266,8 @@ def _plain_archive(path: Path) -> dict[str, np.ndarray] | None:
                 return None  # the reader of datasets knows what to do, or to say
             return {name: archive.read(name) for name in archive.names}
     except UNREADABLE as error:
-        with path.open("rb") as file:
-            if file.read(1) == b"\x80":  # a pickle under a wrong name
-                return None
+        if is_pickle(path):  # under a wrong name
+            return None
         raise CorruptFileError(
             expected=f"a complete NumPy archive at {path}",
             got=f"{type(error).__name__}: {str(error)[:200]}",
