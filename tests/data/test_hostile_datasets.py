@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import time
@@ -261,3 +262,36 @@ def test_an_archive_of_very_many_members_is_not_listed(tmp_path: Path) -> None:
         for number in range(5000):
             archive.writestr(f"{number}.npy", b"")
     assert "5000 members" in refused(tmp_path / "a.npz", CorruptFileError)
+
+
+@pytest.mark.fault("F5")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rews": None}, "`rews`.*got none"),
+        ({"rews": pa.array([[1.0]], pa.list_(pa.float32()))}, "`rews`.*got float32"),
+        ({"acts": [[1.5]]}, "`acts`.*got float64"),
+        ({"obs": [[[0.0, 0.0], [1.0, 1.0]]]}, r"`obs`.*shape \(1,\); got float64 of shape \(2,\)"),
+    ],
+)
+def test_shards_that_do_not_fit_each_other_are_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    names = [STREAM, "data-00001-of-00002.arrow"]
+    columns = {"rews": [[1.0]]}
+    folder = older(tmp_path / "data", columns, state={"_data_files": [{"filename": name} for name in names]})
+    second = {name: value for name, value in {**PLAIN, **columns, **changes}.items() if value is not None}
+    table = pa.table(second)
+    with pa.OSFile(str(folder / names[1]), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    text = refused(folder, DataError)
+    assert names[1] in text
+    assert re.search(message, text)
+
+
+@pytest.mark.fault("F5")
+def test_batches_of_one_stream_that_do_not_fit_each_other_are_told(tmp_path: Path) -> None:
+    folder = older(tmp_path / "data")
+    rows = [pa.record_batch({**PLAIN, "obs": [[[0.0] * n] * 2]}) for n in (1, 2)]
+    with pa.OSFile(str(folder / STREAM), "wb") as sink, pa.ipc.new_stream(sink, rows[0].schema) as writer:
+        for row in rows:
+            writer.write_batch(row)
+    assert "`obs`" in refused(folder, DataError)

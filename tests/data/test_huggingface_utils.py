@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from understudy.data import huggingface_utils, serialize
@@ -19,7 +23,15 @@ from understudy.data.huggingface_utils import (
     trajectories_to_dict,
 )
 from understudy.data.types import DictObs, Trajectory, TrajectoryWithRew
-from understudy.errors import ConfigError, DataError, EmptyDataError, MissingExtraError, UntrustedFileError
+from understudy.errors import (
+    ConfigError,
+    CorruptFileError,
+    DataError,
+    EmptyDataError,
+    MissingExtraError,
+    MissingFileError,
+    UntrustedFileError,
+)
 
 datasets = pytest.importorskip("datasets")
 GOLDEN = Path(__file__).parents[1] / "golden" / "forebear"
@@ -223,3 +235,107 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(MissingExtraError, match=r"understudy\[hf\]"):
             call()
     assert len(serialize.load(GOLDEN / "folder")) == 3
+
+
+COLUMNS = {"obs": [[[1.0]] * 3], "acts": [[1, 2]], "infos": [["{}", "{}"]], "terminal": [True]}
+
+
+def parquet(folder: Path, table: Any = None, **options: Any) -> Path:
+    folder.mkdir()
+    pq.write_table(pa.table(COLUMNS) if table is None else table, folder / "train.parquet", **options)
+    return folder / "train.parquet"
+
+
+def complaint(error: type[Exception], *args: Any, **kwargs: Any) -> str:
+    with pytest.raises(error) as caught:
+        load_from_hub(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 800
+    return str(caught.value)
+
+
+@pytest.mark.fault("F5")
+def test_a_split_or_configuration_that_is_not_there_is_told(tmp_path: Path, cache: Path) -> None:
+    path = parquet(tmp_path / "hub")
+    assert "['train']" in complaint(DataError, str(path.parent), split="nope")
+    shutil.copy(path, path.with_name("other.parquet"))
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}.parquet\n" for name in ("train", "other"))
+    (path.parent / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    assert "['train', 'other']" in complaint(DataError, str(path.parent))
+    assert "nope" in complaint(DataError, str(path.parent), name="nope")
+    assert len(load_from_hub(str(path.parent), name="other")) == 1
+
+
+@pytest.mark.fault("F4")
+def test_a_truncated_table_is_told(tmp_path: Path, cache: Path) -> None:
+    path = parquet(tmp_path / "hub")
+    good = path.read_bytes()
+    for cut in (0, 3, len(good) // 2, len(good) - 1):
+        path.write_bytes(good[:cut])
+        complaint(CorruptFileError, str(path.parent))
+    path.unlink()
+    path.with_suffix(".json").write_text('{"obs": [[1]\n')
+    complaint(CorruptFileError, str(path.parent))
+
+
+@pytest.mark.fault("F5")
+def test_tables_that_are_not_what_their_card_says_are_told(tmp_path: Path, cache: Path) -> None:
+    path = parquet(tmp_path / "hub")
+    (path.parent / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - name: obs\n    dtype: image\n  splits:\n  - name: train\n---\n"
+    )
+    complaint(CorruptFileError, str(path.parent))
+
+
+@pytest.mark.fault("F5")
+def test_what_is_not_there_or_out_of_reach_is_told(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in (str(tmp_path / "none"), str(tmp_path / "empty"), "nobody/nothing"):
+        complaint(MissingFileError, name)
+
+
+def long_lists() -> Any:
+    values = pa.array(np.zeros(4_000_001, np.float32))
+    obs, acts = (
+        pa.ListArray.from_arrays(pa.array([0, n], pa.int32()), values[:n]) for n in (len(values), len(values) - 1)
+    )
+    return pa.table({"obs": obs, "acts": acts, "terminal": [True]})
+
+
+def long_texts() -> Any:
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(1000, np.int32)), ["x" * 1_000_000])
+    return pa.table({"obs": [0] * 1000, "acts": [0] * 1000, "terminal": [True] * 1000, "infos": texts})
+
+
+@pytest.mark.fault("F7")
+@pytest.mark.parametrize("make", [long_lists, long_texts])
+def test_a_small_table_of_a_few_values_repeated_is_not_unpacked(tmp_path: Path, cache: Path, make: Any) -> None:
+    path = parquet(tmp_path / "hub", make(), compression="zstd")
+    assert path.stat().st_size < 8192
+    before = pa.total_allocated_bytes()
+    assert "that unpack to" in complaint(DataError, str(path.parent))
+    assert pa.total_allocated_bytes() - before < 1 << 20
+    assert not list(cache.rglob("*.arrow"))
+
+
+@pytest.mark.fault("F7")
+def test_texts_packed_by_what_they_share_are_refused(tmp_path: Path, cache: Path) -> None:
+    encoding = {"infos.list.element": "DELTA_BYTE_ARRAY"}
+    path = parquet(tmp_path / "hub", column_encoding=encoding, use_dictionary=False)
+    assert "DELTA_BYTE_ARRAY" in complaint(DataError, str(path.parent))
+
+
+@pytest.mark.fault("F7")
+def test_compressed_streams_and_packed_files_are_refused(tmp_path: Path, cache: Path) -> None:
+    for folder, compression in (("plain", None), ("packed", "zstd")):
+        (tmp_path / folder).mkdir()
+        table = pa.table(COLUMNS)
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        sink = pa.OSFile(str(tmp_path / folder / "train.arrow"), "wb")
+        with sink, pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+            writer.write_table(table)
+    assert load_from_hub(str(tmp_path / "plain"))[0].acts.tolist() == [1, 2]
+    assert "compressed" in complaint(DataError, str(tmp_path / "packed"))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "train.json.gz").write_bytes(gzip.compress(json.dumps(COLUMNS).encode()))
+    assert "not packed" in complaint(DataError, str(tmp_path / "text"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from understudy.data._jsonpickle import MAX_DEPTH, decode_info
+from understudy.data._jsonpickle_arrays import MAX_BYTES
 
 F4 = '{"py/reduce": [{"py/type": "numpy.dtype"}, {"py/tuple": ["f4", false, true]}, {"py/tuple": [3, "<"]}]}'
 
@@ -130,3 +132,139 @@ def test_what_would_grow_is_refused_at_once() -> None:
     zipped = {"py/object": "numpy.ndarray", "dtype": "u1", "shape": [1 << 40], "values": ""}
     assert decode_info(json.dumps({"a": zipped}))["a"]["py/object"] == "numpy.ndarray"
     assert time.perf_counter() - start < 1
+
+
+REST = '"c": [1, 2], "x": [7], "y": [8], "d": {"py/id": %d}'
+OF_5 = '{"py/object": "numpy.ndarray", "dtype": "float64", "values": [0.0, 1.0, 2.0, 3.0, 4.0]}'
+OF_40 = (
+    '{"py/object": "numpy.ndarray", "values": "eJwFwQcCQgAAAMCjUkJT2WTl/z90RyB0cHQSObuIXSVSmZu7'
+    'h6eXt9zHV6FUqTVand7gZzSZLVZ/mx1TmAMN", "shape": [40], "dtype": "int16", "byteorder": "<"}'
+)
+
+
+@pytest.mark.fault("F6")
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        pytest.param('{"py/object": "a.State", "py/state": {"k": [9]}}', 4, id="state"),
+        pytest.param('{"py/object": "a.State", "py/state": {"py/tuple": [[9], {"k": 2}]}}', 4, id="state-of-slots"),
+        pytest.param('{"py/object": "a.List", "py/seq": [1, [2]]}', 3, id="list"),
+        pytest.param('{"py/object": "a.List", "q": [5], "py/seq": [1, [2]]}', 4, id="list-with-attributes"),
+        pytest.param(
+            '{"py/object": "a.New", "py/newargsex": [{"py/tuple": [[2]]}, {"k": [3]}]}', 5, id="new-arguments"
+        ),
+        pytest.param('{"py/mod": "json/json"}', 2, id="module"),
+        pytest.param('{"py/repr": "json/json"}', 2, id="module-before-4"),
+        pytest.param(
+            '{"py/object": "datetime.datetime", "__reduce__": [{"py/type": "datetime.datetime"}, ["B+QBAQAAAAAAAA==", '
+            '{"py/reduce": [{"py/type": "datetime.timezone"}, {"py/tuple": [{"py/reduce": '
+            '[{"py/type": "datetime.timedelta"}, {"py/tuple": [0, 0, 0]}]}]}]}]]}',
+            4,
+            id="time",
+        ),
+        pytest.param(
+            '{"py/object": "numpy.ndarray", "dtype": "float64", "values": [], "shape": [0, 3]}', 3, id="empty-array"
+        ),
+        pytest.param(
+            f'{{"py/object": "numpy.ndarray", "base": {OF_5}, "strides": [16], "shape": [3], "dtype": "float64", '
+            '"values": [0.0, 2.0, 4.0]}',
+            5,
+            id="strided-array",
+        ),
+        pytest.param(
+            f'{{"py/object": "numpy.ma.MaskedArray", "base": {OF_5}, "shape": [2], "dtype": "float64", '
+            '"values": [1.0, null]}',
+            5,
+            id="masked-array",
+        ),
+        pytest.param(
+            f'{{"py/object": "numpy.ndarray", "base": {OF_40}, "strides": [4], "shape": [20], "dtype": "int16"}}',
+            3,
+            id="packed-array",
+        ),
+    ],
+)
+def test_what_an_object_hides_in_its_tags_is_counted(text: str, number: int) -> None:
+    """As jsonpickle 3.0.4 and 4.1.4 wrote them; ``d`` was the same list as ``c``."""
+    info = decode_info(f'{{"s": {text}, {REST % number}}}')
+    assert info["d"] is info["c"]
+    assert info["c"] == [1, 2]
+
+
+def test_a_named_tuple_is_counted_once() -> None:
+    pair = '{"py/object": "a.Pair", "py/newargs": {"py/tuple": [[1, 2], 2]}, "py/seq": [{"py/id": 2}, 2]}'
+    info = decode_info(f'{{"p": {pair}, "c": {{"py/id": 2}}}}')
+    assert info["c"] == [1, 2]
+    assert info["p"]["py/newargs"] == ([1, 2], 2)
+
+
+@pytest.mark.fault("F6")
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"py/object": "pandas.core.frame.DataFrame", "values": [[1]], "meta": {"k": [1]}}',
+        '{"py/object": "a.Array", "dtype": "float64", "shape": [2], "values": [1, 2]}',
+        '{"py/object": "a.Thing", "py/property": {"k": 1}}',
+        '{"py/unheard": [1]}',
+        '{"py/tuple": 3}',
+        '{"py/id": 9}',
+        '{"json://{\\"py/object\\": \\"a.Key\\"}": 1}',
+    ],
+)
+def test_after_what_cannot_be_counted_references_stay_text(text: str) -> None:
+    info = decode_info(f'{{"before": [5], "s": {text}, {REST % 3}, "e": {{"py/id": 1}}}}')
+    assert info["d"] == {"py/id": 3}
+    assert info["e"] == [5]  # what stands before it is certain
+
+
+def test_views_and_arrays_of_no_axis_come_back() -> None:
+    half = f'{{"py/object": "numpy.ndarray", "base": {OF_40}, "strides": [4], "shape": [20], "dtype": "int16"}}'
+    assert decode_info(f'{{"a": {half}}}')["a"].tolist() == list(range(0, 40, 2))
+    half = half.replace('"strides"', '"offset": 2, "strides"')
+    assert decode_info(f'{{"a": {half}}}')["a"].tolist() == list(range(1, 40, 2))
+    single = decode_info('{"a": {"py/object": "numpy.ndarray", "dtype": "float64", "values": 3.0}}')["a"]
+    assert (type(single), single.shape, single.item()) == (np.ndarray, (), 3)
+    swapped = '{"py/object": "numpy.ndarray", "values": "eJxj4GTkYuJm5mHhZeVj42cX4BAEAASnAJo=", "shape": [2, 9]'
+    fortran = decode_info(f'{{"a": {swapped}, "dtype": "int8", "order": "F"}}}}')["a"]
+    assert fortran.tolist() == np.arange(18).reshape(2, 9).tolist()
+
+
+@pytest.mark.fault("F6")
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('"shape": [20]', '"shape": [21]'),
+        ('"shape": [20]', '"shape": [-1]'),
+        ('"strides": [4]', '"strides": [1000000000000000000]'),
+        ('"strides": [4]', '"offset": -2, "strides": [4]'),
+        ('"strides": [4], "shape": [20]', '"strides": [0], "shape": [1000000000000]'),
+        ('[20], "dtype": "int16"', '[20], "dtype": "int32"'),
+        ('[20], "dtype": "int16"', '[20], "dtype": "int16", "byteorder": "S"'),
+    ],
+)
+def test_a_view_that_reaches_beyond_its_array_stays_text(change: tuple[str, str]) -> None:
+    half = f'{{"py/object": "numpy.ndarray", "base": {OF_40}, "strides": [4], "shape": [20], "dtype": "int16"}}'
+    assert change[0] in half
+    assert decode_info(f'{{"a": {half.replace(*change)}}}')["a"]["py/object"] == "numpy.ndarray"
+
+
+@pytest.mark.fault("F7")
+def test_packed_arrays_count_towards_one_limit() -> None:
+    """Each inflates to 8 MB from 10 KB: two fit into the limit, sixty are refused before they are there."""
+    packed = {
+        "py/object": "numpy.ndarray",
+        "dtype": "float64",
+        "shape": [1_000_000],
+        "values": base64.b64encode(zlib.compress(bytes(8_000_000))).decode(),
+    }
+    assert decode_info(json.dumps({"a": packed, "b": packed}))["b"].sum() == 0
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="inflate to more than"):
+            decode_info(json.dumps({str(i): packed for i in range(60)}))
+        assert tracemalloc.get_traced_memory()[1] < 3 * MAX_BYTES
+    finally:
+        tracemalloc.stop()
+    long = {"py/object": "numpy.ndarray", "dtype": "U100000000", "values": ["a"]}
+    with pytest.raises(ValueError, match="inflate to more than"):
+        decode_info(json.dumps({"a": long}))

@@ -6,6 +6,9 @@ import json
 import logging
 import pickle
 import shutil
+import struct
+import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import numpy as np
 import pytest
 
 from understudy.data import serialize
+from understudy.data._older_pickle import is_pickle
 from understudy.data.demonstrations import as_demonstrations
 from understudy.data.types import DictObs, Trajectory, TrajectoryWithRew
 from understudy.errors import ConfigError, CorruptFileError, DataError, UntrustedFileError
@@ -243,3 +247,113 @@ def test_an_archive_that_inflates_beyond_all_proportion_is_refused(tmp_path: Pat
     for load in (serialize.load, as_demonstrations):
         with pytest.raises(CorruptFileError, match="inflate"):
             load(path)
+
+
+def test_the_field_of_what_a_time_limit_ended_is_used(tmp_path: Path) -> None:
+    store = serialize.load(npz(tmp_path / "a.npz", truncated=np.array([True, False])))
+    assert [(t.terminal, t.truncated) for t in store] == [(True, True), (True, False)]
+    infos = np.array([{}, {"TimeLimit.truncated": True}, {}], dtype=object)
+    path = npz(tmp_path / "b.npz", infos=infos, truncated=np.array([False, True]))
+    assert [t.truncated for t in serialize.load(path, trust="pickle")] == [False, True]  # before what infos say
+    rows = {"obs": np.arange(4.0)[:, None], "next_obs": np.arange(1.0, 5.0)[:, None], "acts": np.arange(4)}
+    flags = {"dones": np.array([0, 0, 0, 1], bool), "truncated": np.array([0, 1, 0, 0], bool)}
+    np.savez(tmp_path / "c.npz", **rows, **flags)
+    store = serialize.load(tmp_path / "c.npz")
+    assert [(len(t), t.terminal, t.truncated) for t in store] == [(2, True, True), (2, True, False)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"truncated": np.zeros(3, bool)}, "`truncated` of type bool and shape"),
+        ({"truncated": np.array([0.0, 1.0])}, "`truncated` of type float64"),
+        ({"truncated": np.ones(2, bool), "terminal": np.zeros(2, bool)}, "`truncated` where `terminal` is False"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        serialize.load(npz(tmp_path / "a.npz", **changes))
+
+
+def test_an_observation_that_is_not_a_number_does_not_end_an_episode(tmp_path: Path) -> None:
+    """NaN follows NaN in row 1, entry 0; in row 3 it follows 3, which is another observation."""
+    nan = float("nan")
+    obs = np.array([[0, 0], [nan, 1], [2, 2], [nan, 3]])
+    following = np.array([[nan, 1], [2, 2], [3, 3], [4, 4]])
+    np.savez(tmp_path / "a.npz", obs=obs, acts=np.arange(4), next_obs=following, dones=np.zeros(4, bool))
+    assert [len(t) for t in serialize.load(tmp_path / "a.npz")] == [3, 1]
+
+
+@pytest.mark.fault("F7")
+def test_the_length_of_a_directory_is_not_hidden_by_a_small_count(tmp_path: Path) -> None:
+    name = b"%05x.npy"
+    entry = struct.pack("<4s4B4HL2L5H2L", b"PK\x01\x02", 20, 3, 20, 0, 0, 0, 0, 33, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0)
+    directory = b"".join(entry + name % number for number in range(130_000))
+    for told, message in ((5, "directory of 7150000 bytes"), (130_000 & 0xFFFF, "64464 members")):
+        end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, told, told, len(directory), 4, 0)
+        (tmp_path / "a.npz").write_bytes(b"PK\x03\x04" + directory + end)
+        for load in (serialize.load, as_demonstrations):
+            start = time.perf_counter()
+            with pytest.raises(CorruptFileError, match=message):
+                load(tmp_path / "a.npz")
+            assert time.perf_counter() - start < 0.5
+
+
+@pytest.mark.fault("F7")
+def test_a_small_archive_may_not_inflate_beyond_16_mib(tmp_path: Path) -> None:
+    changes = {"obs": np.zeros((2_000_002, 1)), "acts": np.zeros(2_000_000, np.int32), "indices": np.array([5])}
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, **changes, terminal=np.ones(2, bool))
+    assert path.stat().st_size < 32_000
+    for load in (serialize.load, as_demonstrations):
+        tracemalloc.start()
+        try:
+            with pytest.raises(CorruptFileError, match="inflate"):
+                load(path)
+            assert tracemalloc.get_traced_memory()[1] < 4 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def test_an_archive_with_more_than_4_gib_in_it_has_another_end(tmp_path: Path) -> None:
+    """The end is rewritten as large archives have it: a record of 64-bit numbers, a locator, then the usual end."""
+    content = npz(tmp_path / "a.npz").read_bytes()
+    *_, count, length, offset, _ = struct.unpack("<4s4H2LH", content[-22:])
+    large = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, length, offset)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, len(content) - 22, 1)
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    (tmp_path / "b.npz").write_bytes(content[:-22] + large + locator + end)
+    assert [len(t) for t in serialize.load(tmp_path / "b.npz")] == [2, 1]
+    lying = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1001, 1001, length, offset)
+    (tmp_path / "b.npz").write_bytes(content[:-22] + lying + locator + end)
+    with pytest.raises(CorruptFileError, match="1001 members"):
+        serialize.load(tmp_path / "b.npz")
+
+
+@pytest.mark.fault("F7")
+def test_names_and_layouts_of_any_length_make_short_messages(tmp_path: Path) -> None:
+    long = "a\nb" * 280
+    np.savez(tmp_path / "a.npz", obs=np.zeros((3, 1)), acts=np.zeros(3), **{long: np.zeros(3)})
+    np.savez(tmp_path / "b.npz", obs=np.zeros((3, 1)), **{f"{i}{long}": np.zeros(3) for i in range(40)})
+    meta = json.dumps({"understudy_layout": long}).encode()
+    np.savez(tmp_path / "c.npz", meta=np.frombuffer(meta, np.uint8))
+    for name in "abc":
+        for load in (serialize.load, as_demonstrations):
+            with pytest.raises(DataError) as caught:
+                load(tmp_path / f"{name}.npz")
+            assert "\n" not in str(caught.value)
+            assert len(str(caught.value)) < 3000
+
+
+def test_only_a_pickle_is_called_one(tmp_path: Path) -> None:
+    for content in (b"", b"\x80", b"\x80\x04", b"\x80\x81\x82.", b"\x80\x04no end", b"\x80\x01K\x01.", b"K\x01."):
+        (tmp_path / "a.npz").write_bytes(content)
+        assert not is_pickle(tmp_path / "a.npz")
+    for protocol in (2, 3, 4, 5):
+        (tmp_path / "a.npz").write_bytes(pickle.dumps([1], protocol))
+        assert is_pickle(tmp_path / "a.npz")
+        with pytest.raises(UntrustedFileError):
+            as_demonstrations(tmp_path / "a.npz")
+    (tmp_path / "a.npz").write_bytes(b"\x80\x81\x82.")
+    with pytest.raises(CorruptFileError):
+        as_demonstrations(tmp_path / "a.npz")

@@ -165,7 +165,7 @@ def _read_spec(schema: Any, path: Path) -> TrajectorySpec:
     if content is None:
         raise DataError(
             expected=f"an Arrow stream in {path} that `understudy.data.serialize.save` wrote",
-            got=f"columns {schema.names} without its metadata",
+            got=f"columns {[name[:40] for name in schema.names[:12]]} without its metadata",
             do="build Trajectory objects from these columns and save them with `understudy.data.serialize.save`",
         )
     try:
@@ -176,10 +176,12 @@ def _read_spec(schema: Any, path: Path) -> TrajectorySpec:
         raise _corrupt(path, "unreadable metadata") from err
     if spec is None:
         raise DataError(
-            expected=f"layout {_LAYOUT} in {path}", got=f"layout {layout}", do="read it with a newer understudy"
+            expected=f"layout {_LAYOUT} in {path}",
+            got=f"layout {str(layout)[:40]}",
+            do="read it with a newer understudy",
         )
     if not schema.equals(schema_of(spec), check_metadata=False):
-        raise _corrupt(path, f"columns {schema.names} that do not fit the metadata")
+        raise _corrupt(path, f"columns {[name[:40] for name in schema.names[:12]]} that do not fit the metadata")
     return spec
 
 

@@ -65,7 +65,7 @@ def read_stream(path: Path) -> tuple[Any, Iterator[Any]]:
     if strange := [field.name for field in schema if not _is_plain(field.type)]:
         raise DataError(
             expected=f"columns of numbers, booleans or text, and lists of these, in {path}",
-            got=f"column {strange[0]!r} of type {str(schema.field(strange[0]).type)[:60]}",
+            got=f"column {strange[0][:40]!r} of type {str(schema.field(strange[0]).type)[:60]}",
             do="convert the column before saving, or drop it",
         )
     return schema, _batches(reader, schema, path)

@@ -38,6 +38,10 @@ _MEANT = {
 }
 """Names that other libraries use for the same things."""
 
+_LONGEST = 40
+_MOST = 16
+"""Names come from files: a message shows so much of each, and so many."""
+
 
 def check_names(names: Iterable[str], where: str, *, others_allowed: bool) -> None:
     """A misspelt name must not be dropped without a word; a batch may carry columns of the user's own."""
@@ -47,16 +51,23 @@ def check_names(names: Iterable[str], where: str, *, others_allowed: bool) -> No
     missing = {"obs", "acts"} - given
     if not missing and not named and (others_allowed or not meant):
         return
-    advice = [f"rename `{name}` to `{known}`" for name, known in named.items()]
-    advice += [f"leave out `{name}`" for name in meant if name not in named and not others_allowed]
+    shown = {name: name[:_LONGEST] for name in given}
+    advice = [f"rename `{shown[name]}` to `{known}`" for name, known in named.items()]
+    advice += [f"leave out `{shown[name]}`" for name in meant if name not in named and not others_allowed]
     advice += [f"add `{name}`" for name in sorted(missing - set(named.values()))]
     raise DataError(
         expected=f"{where} to hold `obs` and `acts`, and of the rest only {', '.join(sorted(_KEYS - {'obs', 'acts'}))}",
-        got=f"the names {', '.join(sorted(given)) or '(none)'}",
-        do=", ".join(advice),
+        got=f"the names {', '.join(_some([shown[name] for name in sorted(given)])) or '(none)'}",
+        do=", ".join(_some(advice)),
     )
 
 
+def _some(texts: list[str]) -> list[str]:
+    return texts if len(texts) <= _MOST else [*texts[:_MOST], f"… ({len(texts) - _MOST} more)"]
+
+
 def _nearest(name: str) -> str | None:
+    if len(name) > _LONGEST:
+        return None
     close = difflib.get_close_matches(name, _KEYS, n=1, cutoff=0.8)
     return close[0] if close else None

@@ -122,7 +122,9 @@ def read(path: Path) -> TrajectoryColumns:
             layout = meta["understudy_layout"]
             if layout != _LAYOUT:
                 raise DataError(
-                    expected=f"layout {_LAYOUT} in {path}", got=f"layout {layout}", do="read it with a newer understudy"
+                    expected=f"layout {_LAYOUT} in {path}",
+                    got=f"layout {str(layout)[:40]}",
+                    do="read it with a newer understudy",
                 )
             return _columns(archive, TrajectorySpec.from_json(meta), path)
     except UnderstudyError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -37,9 +38,16 @@ UNREADABLE = (
 
 _MAX_HEADER = 10_000
 _MAX_MEMBERS = 1_000
-_FREE_BYTES = 32 << 20
+_MAX_ENTRY = 1_000
+"""Bytes of the directory that a member may take: 46, its name, and what writers add."""
+_FREE_BYTES = 16 << 20
 _MAX_RATIO = 100
 """An archive may inflate to ``_FREE_BYTES`` in all, or this many times its own size, whichever is more."""
+
+
+_END = struct.Struct("<4s4H2LH")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR = 20
 
 
 class Header(NamedTuple):
@@ -60,10 +68,11 @@ class Members:
     def __init__(self, path: Path, *, compressed: bool = True) -> None:
         """``compressed``: whether members may be."""
         self._size = path.stat().st_size
-        if (count := _told_members(path)) > _MAX_MEMBERS:
-            raise ValueError(f"{count} members")
+        count = _check_directory(path)
         self._archive = zipfile.ZipFile(path)
         infos = self._archive.infolist()
+        if len(infos) != count:
+            raise ValueError(f"{len(infos)} members, {count} told")
         limit = max(_FREE_BYTES, _MAX_RATIO * self._size) if compressed else math.inf
         for info in infos:
             if info.compress_type not in (zipfile.ZIP_STORED, *((zipfile.ZIP_DEFLATED,) if compressed else ())):
@@ -134,14 +143,32 @@ def read_header(file: io.BufferedIOBase) -> Header:
     return Header(shape, fortran, dtype)
 
 
-def _told_members(path: Path) -> int:
-    """How many members the archive's end says there are; before a directory of millions is read."""
+def _check_directory(path: Path) -> int:
+    """How many members there are; told by the archive's end and borne out by the length of its directory.
+
+    A directory of millions takes long to read, so this comes before it is. NumPy writes no comment behind the end.
+    """
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
-        file.seek(max(size - (1 << 16) - 22, 0))
-        tail = file.read()
-    end = tail.rfind(b"PK\x05\x06")
-    return int.from_bytes(tail[end + 10 : end + 12], "little") if end >= 0 else 0
+        if size < _END.size:
+            raise zipfile.BadZipFile("no end of an archive")
+        file.seek(size - _END.size)
+        magic, _, _, _, count, length, _, _ = _END.unpack(file.read(_END.size))
+        if magic != b"PK\x05\x06":
+            raise zipfile.BadZipFile("no end of an archive at the end of the file")
+        large = size - _END.size - _LOCATOR - _END64.size
+        if large >= 0:
+            file.seek(large)
+            magic, _, _, _, _, _, _, count64, length64, _ = _END64.unpack(file.read(_END64.size))
+            if file.read(4) == b"PK\x06\x07":  # a locator, which points to what stands before it
+                if magic != b"PK\x06\x06":
+                    raise zipfile.BadZipFile("no end of a large archive before its locator")
+                count, length = count64, length64
+    if count > _MAX_MEMBERS:
+        raise ValueError(f"{count} members")
+    if length > count * _MAX_ENTRY:
+        raise ValueError(f"a directory of {length} bytes for {count} members")
+    return int(count)
 
 
 def unreadable(path: Path, err: BaseException) -> CorruptFileError:

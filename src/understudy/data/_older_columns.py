@@ -128,7 +128,7 @@ def read_batch(batch: Any, source: str) -> TrajectoryColumns:
     """
     names = batch.schema.names
     if not has_layout(names):
-        raise unfit(source, f"columns {names[:8]}")
+        raise unfit(source, f"columns {[name[:40] for name in names[:8]]}")
     try:
         batch.validate(full=True)
         obs, frame_offsets = _observations(batch)

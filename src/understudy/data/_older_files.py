@@ -57,9 +57,9 @@ def read_npz(path: Path, trust: str | None) -> TrajectoryColumns:
                 raise untrusted(path, f"a pickle in {needed[0] + '.npy'!r}")
             if "infos" in objects:
                 _logger.warning(
-                    "the infos in %s are pickled and were left out, and with them what a time limit ended; "
-                    'load(path, trust="pickle") reads them',
+                    'the infos in %s are pickled and were left out%s; load(path, trust="pickle") reads them',
                     path,
+                    "" if "truncated" in names else ", and with them what a time limit ended",
                 )
             return _columns({name: archive.read(name) for name in names if name not in objects}, path)
     except UnderstudyError:
@@ -133,7 +133,7 @@ def _check_layout(names: Sequence[str], all_names: Sequence[str], path: Path) ->
         return
     raise DataError(
         expected=f"an npz in {path} that `understudy.data.serialize.save` wrote, or an older one of trajectories",
-        got=f"arrays {list(all_names)[:12]}",
+        got=f"arrays {[name[:40] for name in all_names[:12]]}",
         do="build Trajectory objects from these arrays and save them with `understudy.data.serialize.save`",
     )
 
@@ -186,10 +186,11 @@ def _columns(fields: Mapping[str, Any], path: Path) -> TrajectoryColumns:
         if fields.get(name) is not None and len(fields[name]) != len(acts):
             raise _unfit(path, f"{len(fields[name])} rows of {name!r} for {len(acts)} actions")
     cut = _of_trajectories if fields.get("indices") is not None else _of_transitions
-    offsets, frames, terminal = cut(fields, obs, acts, path)
+    offsets, frames, terminal, truncated = cut(fields, obs, acts, path)
     infos = fields.get("infos")
     split = [None] * (len(offsets) - 1) if infos is None else np.split(np.asarray(infos, object), offsets[1:-1])
-    truncated = terminal & np.array([cut_by_time_limit(part) for part in split])
+    if truncated is None:
+        truncated = terminal & np.array([cut_by_time_limit(part) for part in split])
     rews = None if fields.get("rews") is None else np.asarray(fields["rews"])
     columns = TrajectoryColumns(
         obs=DictObs(frames) if isinstance(frames, dict) else frames,
@@ -210,7 +211,14 @@ def _columns(fields: Mapping[str, Any], path: Path) -> TrajectoryColumns:
     return columns
 
 
-_Cut = tuple[np.ndarray, Any, np.ndarray]
+_Cut = tuple[np.ndarray, Any, np.ndarray, np.ndarray | None]
+
+
+def _flags(fields: Mapping[str, Any], name: str, rows: int, of: str, path: Path) -> np.ndarray:
+    flags = np.asarray(fields.get(name))
+    if flags.shape != (rows,) or flags.dtype.kind not in "biu":
+        raise _unfit(path, f"`{name}` of type {flags.dtype} and shape {flags.shape} for {rows} {of}")
+    return flags.astype(bool)
 
 
 def _lengths(obs: Any) -> set[int]:
@@ -224,7 +232,7 @@ def _map(function: Callable[..., np.ndarray], *observations: Any) -> Any:
 
 
 def _of_trajectories(fields: Mapping[str, Any], obs: Observation, acts: np.ndarray, path: Path) -> _Cut:
-    inner, terminal = np.asarray(fields["indices"]), np.asarray(fields["terminal"])
+    inner = np.asarray(fields["indices"])
     if inner.size == 0:
         inner = inner.astype(np.int64)
     if inner.ndim != 1 or inner.dtype.kind not in "iu":
@@ -233,23 +241,29 @@ def _of_trajectories(fields: Mapping[str, Any], obs: Observation, acts: np.ndarr
     if np.any(np.diff(offsets) <= 0):
         raise _unfit(path, "`indices` that do not rise from 1 to below the number of actions")
     n = len(offsets) - 1
-    if terminal.shape != (n,) or terminal.dtype.kind not in "biu":
-        raise _unfit(path, f"`terminal` of shape {terminal.shape} for {n} trajectories")
+    terminal = _flags(fields, "terminal", n, "trajectories", path)
+    truncated = None
+    if fields.get("truncated") is not None:
+        truncated = _flags(fields, "truncated", n, "trajectories", path)
+        if np.any(truncated & ~terminal):
+            raise _unfit(path, "`truncated` where `terminal` is False, which here means that the episode goes on")
     if _lengths(obs) != {len(acts) + n}:
         raise _unfit(path, f"{_lengths(obs)} observations for {len(acts)} actions in {n} trajectories")
-    return offsets, obs, terminal.astype(bool)
+    return offsets, obs, terminal, truncated
 
 
 def _of_transitions(fields: Mapping[str, Any], obs: Any, acts: np.ndarray, path: Path) -> _Cut:
-    """Rows that follow each other are one episode: until a done, or until the next row begins elsewhere."""
+    """Rows that follow each other are one episode: until a flag, or until the next row begins elsewhere."""
     if fields.get("next_obs") is None or fields.get("dones") is None:
         raise _unfit(path, f"fields {sorted(fields)}, neither of trajectories nor of transitions")
-    following, dones = plain_observation(fields["next_obs"]), np.asarray(fields["dones"])
-    if dones.shape != (len(acts),) or dones.dtype.kind not in "biu":
-        raise _unfit(path, f"`dones` of type {dones.dtype} and shape {dones.shape} for {len(acts)} actions")
+    following = plain_observation(fields["next_obs"])
+    dones = _flags(fields, "dones", len(acts), "actions", path)
+    truncated = None
+    if fields.get("truncated") is not None:
+        truncated = _flags(fields, "truncated", len(acts), "actions", path)
+        dones = dones | truncated
     if isinstance(obs, dict) != isinstance(following, dict) or _lengths(obs) | _lengths(following) != {len(acts)}:
         raise _unfit(path, f"{_lengths(obs)} observations, {_lengths(following)} next ones, {len(acts)} actions")
-    dones = dones.astype(bool)
     ends = dones.copy()
     pairs = [(obs[key], following[key]) for key in obs] if isinstance(obs, dict) else [(obs, following)]
     for before, after in pairs:
@@ -257,8 +271,15 @@ def _of_transitions(fields: Mapping[str, Any], obs: Any, acts: np.ndarray, path:
             raise _unfit(
                 path, f"`next_obs` of shape {after.shape}, {after.dtype}; `obs` {before.shape}, {before.dtype}"
             )
-        ends[:-1] |= np.any((before[1:] != after[:-1]).reshape(len(acts) - 1, -1), axis=1)
+        ends[:-1] |= np.any(_differ(before[1:], after[:-1]).reshape(len(acts) - 1, -1), axis=1)
     ends[-1] = True
     stops = np.flatnonzero(ends) + 1
     frames = _map(lambda before, after: np.insert(before, stops, after[stops - 1], axis=0), obs, following)
-    return np.concatenate([[0], stops]).astype(np.int64), frames, dones[stops - 1]
+    cut = None if truncated is None else truncated[stops - 1]
+    return np.concatenate([[0], stops]).astype(np.int64), frames, dones[stops - 1], cut
+
+
+def _differ(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Elementwise; what is not a number is the same as itself here."""
+    differ: np.ndarray = before != after
+    return differ & ((before == before) | (after == after)) if before.dtype.kind in "fc" else differ

@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from understudy.data import _older_columns
 from understudy.data._arrow_stream import read_stream
+from understudy.data._trajectory_spec import FieldSpec, TrajectorySpec, describe
+from understudy.data.dict_obs import DictObs
 from understudy.data.trajectory_store import TrajectoryColumns
 from understudy.errors import CorruptFileError, DataError, EmptyDataError, UnderstudyError
 
@@ -72,11 +74,12 @@ def read(folder: Path) -> list[TrajectoryColumns]:
     """All episodes, mapped into memory, a set of columns a record batch.
 
     Raises:
-        DataError: columns of another layout.
+        DataError: columns of another layout, or of differing types and shapes.
         CorruptFileError: truncated, altered or incomplete.
         UntrustedFileError: it names code.
     """
     chunks: list[TrajectoryColumns] = []
+    first: TrajectorySpec | None = None
     for name in stream_names(folder):
         path = plain_file(folder, name)
         try:
@@ -84,10 +87,16 @@ def read(folder: Path) -> list[TrajectoryColumns]:
             if not _older_columns.has_layout(schema.names):
                 raise DataError(
                     expected=f"a folder at {folder} with trajectories, one a row",
-                    got=f"a `datasets` folder that another library wrote: columns {schema.names[:8]}",
+                    got=f"a `datasets` folder that another library wrote: columns {[n[:40] for n in schema.names[:8]]}",
                     do="give the dataset's own folder; or build Trajectory objects from its columns and save them",
                 )
-            chunks += [_older_columns.read_batch(batch, str(path)) for batch in batches if batch.num_rows]
+            for batch in batches:
+                if not batch.num_rows:
+                    continue
+                chunks.append(_older_columns.read_batch(batch, str(path)))
+                spec = _spec_of(chunks[-1])
+                first = first or spec
+                _check_same(first, spec, path)
         except UnderstudyError:
             raise
         except (pa.ArrowException, OSError, ValueError) as err:
@@ -101,3 +110,24 @@ def read(folder: Path) -> list[TrajectoryColumns]:
             expected=f"at least one trajectory in {folder}", got="none", do="record some and save them"
         )
     return chunks
+
+
+def _spec_of(columns: TrajectoryColumns) -> TrajectorySpec:
+    obs: FieldSpec | dict[str, FieldSpec]
+    if isinstance(columns.obs, DictObs):
+        obs = {key: FieldSpec.of(f"obs[{key!r}]", values) for key, values in columns.obs.items()}
+    else:
+        obs = FieldSpec.of("obs", columns.obs)
+    rews = None if columns.rews is None else FieldSpec.of("rews", columns.rews)
+    return TrajectorySpec(obs, FieldSpec.of("acts", columns.acts), rews)
+
+
+def _check_same(first: TrajectorySpec, spec: TrajectorySpec, path: Path) -> None:
+    for name in ("obs", "acts", "rews"):
+        wanted, found = getattr(first, name), getattr(spec, name)
+        if wanted != found:
+            raise DataError(
+                expected=f"`{name}` in {path} as in the episodes before it: {describe(wanted)[:200]}",
+                got=describe(found)[:200],
+                do=f"convert `{name}` to one type and shape, or save the kinds as separate datasets",
+            )

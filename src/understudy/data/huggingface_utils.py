@@ -7,14 +7,25 @@ are rewards, ``rews``. Infos are read as data, whatever they name (``_jsonpickle
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Generic, SupportsIndex, TypeVar, overload
 
 import numpy as np
 
 from understudy.data._json_infos import encode_info
 from understudy.data.types import DictObs, Trajectory, TrajectoryWithRew
-from understudy.errors import ConfigError, DataError, EmptyDataError, MissingExtraError, UntrustedFileError
+from understudy.errors import (
+    ConfigError,
+    CorruptFileError,
+    DataError,
+    EmptyDataError,
+    MissingExtraError,
+    MissingFileError,
+    UnderstudyError,
+    UntrustedFileError,
+)
 
 __all__ = ["TrajectoryDatasetSequence", "load_from_hub", "trajectories_to_dataset", "trajectories_to_dict"]
 
@@ -22,6 +33,8 @@ TrajectoryT = TypeVar("TrajectoryT", bound=Trajectory)
 
 _TABULAR = ("parquet", "arrow", "json", "csv")
 """Forms that are read as numbers and text; others may call decoders for what a repository holds."""
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"PK", b"Rar!", b"7z\xbc")
+"""How packed files begin, of gzip, bzip2, xz, zstd, lz4, zip and two more; `datasets` would unpack them."""
 _WITHOUT_SCRIPTS = 4
 
 
@@ -208,7 +221,10 @@ def load_from_hub(
         MissingExtraError: `datasets` is not installed.
         UntrustedFileError: stored in another form than tables, or with a script.
         ConfigError: a `datasets` so old that it would run scripts.
-        DataError: other columns.
+        MissingFileError: no such dataset, or it cannot be reached.
+        CorruptFileError: tables that are truncated, altered or do not fit each other.
+        DataError: no such split or configuration, other columns, or files that unpack to more than 16 MiB and 100
+            times their size.
     """
     datasets = _datasets()
     if int(datasets.__version__.partition(".")[0]) < _WITHOUT_SCRIPTS:
@@ -217,17 +233,93 @@ def load_from_hub(
             got=f"datasets {datasets.__version__}",
             do="pip install -U datasets",
         )
+    with _naming(f"{repo_id!r}"[:200], f"split={split!r}, name={name!r}, revision={revision!r}"):
+        try:
+            builder = datasets.load_dataset_builder(repo_id, name, revision=revision)
+        except RuntimeError as err:
+            if "script" not in str(err):
+                raise
+            raise _no_table(repo_id, "a loading script") from err
+        *_, packages, form, _ = ["", "", "", *type(builder).__module__.split(".")]
+        if packages != "packaged_modules" or form not in _TABULAR:
+            raise _no_table(repo_id, f"the form {form!r}")
+        downloads = _downloads(datasets, builder)
+        _check_files(downloads.download(builder.config.data_files), form, repo_id)
+        builder.download_and_prepare(dl_manager=downloads)
+        return TrajectoryDatasetSequence(builder.as_dataset(split=split))
+
+
+def _downloads(datasets: Any, builder: Any) -> Any:
+    """What fetches the files, once for looking at them and, from its cache, once more for reading them."""
+    options = datasets.DownloadConfig(
+        use_etag=False, token=builder.token, storage_options=builder.storage_options, extract_on_the_fly=True
+    )
+    return datasets.DownloadManager(
+        dataset_name=builder.dataset_name,
+        data_dir=builder.config.data_dir,
+        download_config=options,
+        base_path=builder.base_path,
+    )
+
+
+def _check_files(files: Mapping[Any, Sequence[Any]], form: str, repo_id: str) -> None:
+    """Nothing that grows beyond all proportion when it is read."""
+    paths = [Path(str(name)) for split in files.values() for name in split]
+    for path in paths:
+        with path.open("rb") as file:
+            head = file.read(512)
+        if head.startswith(_PACKED) or (form in ("json", "csv") and b"\0" in head):
+            raise DataError(
+                expected=f"files in the dataset {repo_id} that are not packed",
+                got=f"{path.name[-80:]!r}, which begins {head[:6]!r}",
+                do="unpack them, or convert them to Parquet, which is compressed by itself",
+            )
+    if form == "parquet":
+        from understudy.data._parquet_size import check_sizes
+
+        check_sizes(paths)
+    elif form == "arrow":
+        from understudy.data._arrow_stream import read_stream
+
+        for path in paths:
+            for _ in read_stream(path)[1]:  # mapped, not read; compressed ones are refused
+                pass
+
+
+_NOT_THERE = frozenset({"DataFilesNotFoundError", "DatasetNotFoundError", "EmptyDatasetError"})
+_DAMAGED = frozenset(
+    {"DatasetGenerationError", "DatasetGenerationCastError", "ArrowInvalid", "ArrowTypeError", "ParserError"}
+)
+
+
+@contextlib.contextmanager
+def _naming(source: str, options: str) -> Iterator[None]:
+    """What `datasets` and those below it say, said of this dataset; none of them has one class for it."""
     try:
-        builder = datasets.load_dataset_builder(repo_id, name, revision=revision)
-    except RuntimeError as err:
-        if "script" not in str(err):
-            raise
-        raise _no_table(repo_id, "a loading script") from err
-    *_, packages, form, _ = ["", "", "", *type(builder).__module__.split(".")]
-    if packages != "packaged_modules" or form not in _TABULAR:
-        raise _no_table(repo_id, f"the form {form!r}")
-    builder.download_and_prepare()
-    return TrajectoryDatasetSequence(builder.as_dataset(split=split))
+        yield
+    except UnderstudyError:
+        raise
+    except Exception as err:
+        kinds = {kind.__name__ for kind in type(err).__mro__}
+        cause = err.__cause__ if type(err).__name__.startswith("DatasetGeneration") and err.__cause__ else err
+        got = f"{type(cause).__name__}: {' '.join(str(cause).split())[:240]}"
+        if kinds & _DAMAGED or isinstance(err, UnicodeError):
+            raise CorruptFileError(
+                expected=f"complete tables of one layout in the dataset {source}",
+                got=got,
+                do="download it again, or ask whoever published it",
+            ) from err
+        if kinds & _NOT_THERE or isinstance(err, OSError):
+            raise MissingFileError(
+                expected=f"a dataset {source} with tables, on the hub or in a folder",
+                got=got,
+                do="check the name, the network and, for a private one, that you are logged in: hf auth login",
+            ) from err
+        raise DataError(
+            expected=f"a dataset {source} that `datasets` opens with {options}",
+            got=got,
+            do="check split=, name= and revision= against its page, and its files",
+        ) from err
 
 
 def _no_table(repo_id: str, got: str) -> UntrustedFileError:

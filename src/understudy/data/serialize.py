@@ -174,13 +174,13 @@ def _load_folder(folder: Path, *, verify: bool) -> TrajectoryStore[Trajectory]:
 
 def _load_file(path: Path, trust: str | None) -> TrajectoryStore[Trajectory]:
     from understudy.data import _npz, _older_files
-    from understudy.data._older_pickle import untrusted
+    from understudy.data._older_pickle import is_pickle, untrusted
 
     if not path.is_file():
         raise DataError(expected=f"a dataset at {path}", got="neither a file nor a folder", do="check the path")
     with path.open("rb") as file:
         head = file.read(8)
-    if head.startswith(b"\x80") or path.suffix in (".pkl", ".pickle"):
+    if is_pickle(path) or path.suffix in (".pkl", ".pickle"):
         if trust is None:
             raise untrusted(path, "a pickle")
         return TrajectoryStore([_older_files.read_pickle(path)])
