@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 import tracemalloc
 import zlib
 from typing import Any
 
 import numpy as np
 import pytest
+from _clock import cpu_seconds
 
 from understudy.data._jsonpickle import MAX_DEPTH, decode_info
 from understudy.data._jsonpickle_arrays import MAX_BYTES
@@ -123,7 +123,7 @@ def test_an_array_that_its_bytes_do_not_bear_out_stays_text(wrong: str) -> None:
 @pytest.mark.fault("F7")
 def test_what_would_grow_is_refused_at_once() -> None:
     laughs = ["[0, 0]", *(f'[{{"py/id": {i}}}, {{"py/id": {i}}}]' for i in range(1, 60))]
-    start = time.perf_counter()
+    start = cpu_seconds()
     with pytest.raises(ValueError, match="more than"):
         decode_info("{" + ", ".join(f'"{i}": {text}' for i, text in enumerate(laughs)) + "}")
     depth = MAX_DEPTH + 1
@@ -131,7 +131,7 @@ def test_what_would_grow_is_refused_at_once() -> None:
         decode_info('{"a": ' + '{"py/tuple": [' * depth + "]}" * depth + "}")
     zipped = {"py/object": "numpy.ndarray", "dtype": "u1", "shape": [1 << 40], "values": ""}
     assert decode_info(json.dumps({"a": zipped}))["a"]["py/object"] == "numpy.ndarray"
-    assert time.perf_counter() - start < 1
+    assert cpu_seconds() - start < 1
 
 
 REST = '"c": [1, 2], "x": [7], "y": [8], "d": {"py/id": %d}'

@@ -7,7 +7,6 @@ import logging
 import pickle
 import shutil
 import struct
-import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _clock import cpu_seconds
 
 from understudy.data import serialize
 from understudy.data._older_pickle import is_pickle
@@ -293,10 +293,10 @@ def test_the_length_of_a_directory_is_not_hidden_by_a_small_count(tmp_path: Path
         end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, told, told, len(directory), 4, 0)
         (tmp_path / "a.npz").write_bytes(b"PK\x03\x04" + directory + end)
         for load in (serialize.load, as_demonstrations):
-            start = time.perf_counter()
+            start = cpu_seconds()
             with pytest.raises(CorruptFileError, match=message):
                 load(tmp_path / "a.npz")
-            assert time.perf_counter() - start < 0.5
+            assert cpu_seconds() - start < 0.5
 
 
 @pytest.mark.fault("F7")

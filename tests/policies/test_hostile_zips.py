@@ -12,13 +12,13 @@ import random
 import stat
 import struct
 import sys
-import time
 import warnings
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from _clock import cpu_seconds
 from stable_baselines3 import PPO
 
 from understudy.errors import ConfigError, CorruptFileError, UntrustedFileError
@@ -97,10 +97,10 @@ def test_a_good_zip_is_read():
     ids=range(24),
 )
 def test_crooked_zips_are_refused(content):
-    started = time.perf_counter()
+    started = cpu_seconds()
     with pytest.raises(REFUSED, match="it"), open_zip(content, "it", max_members=2) as archive:
         archive.read("a", 1 << 40)
-    assert time.perf_counter() - started < 1
+    assert cpu_seconds() - started < 1
 
 
 def test_a_member_with_another_checksum():
@@ -212,10 +212,10 @@ def test_the_tool_makes_good_tensors():
 )  # fmt: skip
 def test_hostile_torch_files(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    started = time.perf_counter()
+    started = cpu_seconds()
     with pytest.raises(REFUSED, match="it"):
         read_torch_archive(content, "it")
-    assert time.perf_counter() - started < 1
+    assert cpu_seconds() - started < 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -229,12 +229,12 @@ def doubling(levels: int) -> bytes:
 
 def test_lists_that_double_are_refused():
     assert len(read_inert(doubling(10))) == 2
-    started = time.perf_counter()
+    started = cpu_seconds()
     with pytest.raises(MalformedPickleError, match="values"):
         read_inert(doubling(100))
     with pytest.raises(CorruptFileError):
         read_torch_archive(torch_like(doubling(100)), "it")
-    assert time.perf_counter() - started < 1
+    assert cpu_seconds() - started < 1
 
 
 def test_pickles_as_data():
@@ -318,10 +318,10 @@ def with_data(model_zip: bytes, data: bytes) -> bytes:
 )
 def test_bad_json(data, model_zip, tmp_path, cartpole_venv):
     (tmp_path / "model.zip").write_bytes(with_data(model_zip, data))
-    started = time.perf_counter()
+    started = cpu_seconds()
     with pytest.raises(ValueError, match=r"model\.zip"):
         load_policy("ppo", cartpole_venv, path=tmp_path)
-    assert time.perf_counter() - started < 1
+    assert cpu_seconds() - started < 1
 
 
 def test_what_zlib_cannot_unpack_is_corrupt():
@@ -367,10 +367,10 @@ SCALAR = b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n"
 def test_small_pickles_that_would_cost_much(data):
     storage = np.arange(4, dtype="<f4").tobytes()
     modules = set(sys.modules)
-    started = time.perf_counter()
+    started = cpu_seconds()
     with pytest.raises(REFUSED, match="it") as caught:
         read_torch_archive(torch_like(b"\x80\x04" + data, ("0", storage)), "it")
-    assert time.perf_counter() - started < 1.5
+    assert cpu_seconds() - started < 1.5
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 700
     assert set(sys.modules) == modules
@@ -407,10 +407,10 @@ def test_shared_dicts_are_not_copied_without_end():
 def test_statistics_made_to_do_harm(body, tmp_path, cartpole_venv):
     path = tmp_path / "vec_normalize.pkl"
     path.write_bytes(b"\x80\x04cstable_baselines3.common.vec_env.vec_normalize\nVecNormalize\n)\x81}(" + body + b"ub.")
-    started = time.perf_counter()
+    started = cpu_seconds()
     with pytest.raises(CorruptFileError) as caught:
         load_vec_normalize(path, cartpole_venv)
-    assert time.perf_counter() - started < 1
+    assert cpu_seconds() - started < 1
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
 
@@ -461,10 +461,10 @@ def test_spaces_that_are_large_together(parts, model_zip, tmp_path):
     data["observation_space"] = {**DICT_TYPE, "spaces": "{" + ", ".join(parts) + "}"}
     path = tmp_path / "model.zip"
     path.write_bytes(with_data(model_zip, json.dumps(data).encode()))
-    started = time.perf_counter()
+    started = cpu_seconds()
     with pytest.raises(ConfigError, match="observation_space"):
         load_saved_policy(path)
-    assert time.perf_counter() - started < 1.5
+    assert cpu_seconds() - started < 1.5
 
 
 @pytest.mark.fault("F7")
@@ -475,7 +475,7 @@ def test_many_long_texts_cost_no_more_than_one(model_zip, tmp_path, cartpole_ven
     data["policy_kwargs"] |= {f"a{i}": "[" + "1 " * 190_000 + "]" for i in range(20)}
     path = tmp_path / "model.zip"
     path.write_bytes(with_data(model_zip, json.dumps(data).encode()))
-    started = time.perf_counter()
+    started = cpu_seconds()
     with pytest.raises(ValueError, match="a1 = "):
         load_policy("ppo", cartpole_venv, path=path)
-    assert time.perf_counter() - started < 3
+    assert cpu_seconds() - started < 3

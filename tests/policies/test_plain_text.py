@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import gymnasium as gym
 import numpy as np
 import pytest
+from _clock import cpu_seconds
 from gymnasium import spaces
 from stable_baselines3.common.save_util import data_to_json
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
@@ -42,20 +41,20 @@ def test_names_stay_names():
     ],
 )  # fmt: skip
 def test_anything_else_is_refused(text):
-    started = time.perf_counter()
+    started = cpu_seconds()
     with pytest.raises(UnreadableTextError):
         parse(text)
-    assert time.perf_counter() - started < 0.5
+    assert cpu_seconds() - started < 0.5
 
 
 @pytest.mark.parametrize(
     "text", ["<" * 5000, "<class '" + "a" * 5000, "'" + "\\" * 20000, "1" * 5000 + "x", "<a<b>" * 4000]
 )
 def test_no_text_takes_long(text):
-    started = time.perf_counter()
+    started = cpu_seconds()
     with pytest.raises(UnreadableTextError):
         parse(text)
-    assert time.perf_counter() - started < 0.5
+    assert cpu_seconds() - started < 0.5
 
 
 SPACES = [

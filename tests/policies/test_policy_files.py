@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from _clock import cpu_seconds
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
@@ -417,14 +418,13 @@ def box(*shape: int) -> dict[str, object]:
 )
 def test_bombs_are_refused_before_they_grow(change, tmp_path):
     import resource
-    import time
 
     save_policy(make("actor-critic"), tmp_path / "p")
     rewrite(tmp_path / "p", change)
-    peak, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    peak, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, cpu_seconds()
     with pytest.raises(CorruptFileError):
         load_saved_policy(tmp_path / "p")
-    assert time.perf_counter() - started < 1
+    assert cpu_seconds() - started < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 64 * 1024
 
 
