@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from understudy.algorithms.bc import BC as BC
     from understudy.algorithms.checkpoints import Checkpoints as Checkpoints
+    from understudy.algorithms.cloning_agent import BehavioralCloningAgent as BehavioralCloningAgent
+    from understudy.algorithms.pretrain import pretrain as pretrain
     from understudy.data.demonstrations import as_demonstrations as as_demonstrations
     from understudy.data.rollout import flatten_trajectories as flatten_trajectories
     from understudy.data.rollout import make_sample_until as make_sample_until
@@ -29,6 +31,7 @@ __version__ = "0.1.0"
 
 _DOOR = {
     "BC": "understudy.algorithms.bc",
+    "BehavioralCloningAgent": "understudy.algorithms.cloning_agent",
     "Checkpoints": "understudy.algorithms.checkpoints",
     "Trajectory": "understudy.data.types",
     "TrajectoryWithRew": "understudy.data.types",
@@ -40,6 +43,7 @@ _DOOR = {
     "load_saved_policy": "understudy.policies.serialize",
     "make_sample_until": "understudy.data.rollout",
     "make_vec_env": "understudy.util.util",
+    "pretrain": "understudy.algorithms.pretrain",
     "rollout": "understudy.data.rollout",
     "save_policy": "understudy.policies.serialize",
 }
