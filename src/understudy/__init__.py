@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from understudy.algorithms.bc import BC as BC
     from understudy.algorithms.checkpoints import Checkpoints as Checkpoints
     from understudy.algorithms.cloning_agent import BehavioralCloningAgent as BehavioralCloningAgent
+    from understudy.algorithms.dagger import DAggerTrainer as DAggerTrainer
+    from understudy.algorithms.dagger import SimpleDAggerTrainer as SimpleDAggerTrainer
     from understudy.algorithms.pretrain import pretrain as pretrain
     from understudy.data.demonstrations import as_demonstrations as as_demonstrations
     from understudy.data.rollout import flatten_trajectories as flatten_trajectories
@@ -33,6 +35,8 @@ _DOOR = {
     "BC": "understudy.algorithms.bc",
     "BehavioralCloningAgent": "understudy.algorithms.cloning_agent",
     "Checkpoints": "understudy.algorithms.checkpoints",
+    "DAggerTrainer": "understudy.algorithms.dagger",
+    "SimpleDAggerTrainer": "understudy.algorithms.dagger",
     "Trajectory": "understudy.data.types",
     "TrajectoryWithRew": "understudy.data.types",
     "Transitions": "understudy.data.types",
