@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from understudy.algorithms._bc_state import (
+from understudy.algorithms._network_state import (
     freeze_again,
     frozen_names,
     passing_buffers,

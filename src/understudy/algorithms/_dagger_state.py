@@ -11,8 +11,12 @@ import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
-from understudy.algorithms._bc_state import BCOptions, compile_option, optimizer_class
+from understudy.algorithms._bc_state import BCOptions
 from understudy.algorithms._dagger_beta import AnyBetaSchedule
+from understudy.algorithms._network_state import (
+    compile_option,
+    optimizer_class,
+)
 from understudy.algorithms._supervised import Schedule
 from understudy.algorithms.bc import BC
 from understudy.errors import CheckpointError, ConfigError

@@ -49,8 +49,10 @@ from understudy.algorithms._bc_parts import (
     RolloutStatsComputer,
     enumerate_batches,
 )
-from understudy.algorithms._bc_state import (
-    BCOptions,
+from understudy.algorithms._bc_state import BCOptions
+from understudy.algorithms._bc_training import BCResult, BCTraining, Wishes
+from understudy.algorithms._cloning_steps import CloningStep, LossSettings, cloning_step
+from understudy.algorithms._network_state import (
     compile_option,
     freeze_again,
     frozen_names,
@@ -59,8 +61,6 @@ from understudy.algorithms._bc_state import (
     restore_optimizer,
     restore_passing_buffers,
 )
-from understudy.algorithms._bc_training import BCResult, BCTraining, Wishes
-from understudy.algorithms._cloning_steps import CloningStep, LossSettings, cloning_step
 from understudy.algorithms._supervised import Schedule, check_budget
 from understudy.algorithms.checkpoints import Checkpoints
 from understudy.data.demonstrations import BatchStream, Demonstrations, as_demonstrations
