@@ -167,6 +167,21 @@ WORKLOADS: tuple[Workload, ...] = (
         target=1.8,
     ),
     Workload(
+        "dagger",
+        "DAgger, 8,000 steps of seals/CartPole in 8 environments, everything by default",
+        "dagger.py",
+        *_both("documented"),
+        checks=(Same("rounds"), AtLeast("return", 500.0)),
+        target=10.0,
+    ),
+    Workload(
+        "dagger_learning",
+        "the same without returns measured along the way",
+        "dagger.py",
+        *_both("learning"),
+        checks=(Same("rounds"), AtLeast("return", 500.0)),
+    ),
+    Workload(
         "save",
         "saving 500 trajectories of 1,000 steps, 17 + 6 float32 and rewards; understudy's with sync and SHA-256",
         "dataset_files.py",

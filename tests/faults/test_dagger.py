@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from tools.child import in_child
 from tools.kill import boundaries, kill_at
 from tools.states import sha_of, sha_state
@@ -70,14 +71,20 @@ def venv_of() -> LeanDummyVecEnv:
     return LeanDummyVecEnv([Walk] * ENVS)
 
 
-def make(folder: Path, expert: Any, seed: int = 0) -> SimpleDAggerTrainer:
+def make(folder: Path, expert: Any, seed: int = 0, *, remembers: bool = False) -> SimpleDAggerTrainer:
     venv = venv_of()
+    options: dict[str, Any] = {}
+    if remembers:
+        torch.manual_seed(seed)
+        policy = RecurrentActorCriticPolicy(SPACE, ACTIONS, lambda _: 1e-3, lstm_hidden_size=8, net_arch=[8])
+        options = {"policy": policy, "sequence_length": 6, "burn_in": 3}
     bc = BC(
         observation_space=SPACE,
         action_space=ACTIONS,
         rng=seed,
         batch_size=8,
         custom_logger=configure(format_strs=[]),
+        **options,
     )
     return SimpleDAggerTrainer(venv=venv, scratch_dir=folder / "scratch", expert_policy=expert, rng=seed, bc_trainer=bc)
 
@@ -96,7 +103,7 @@ def rounds(trainer: Any, total: int = TOTAL, **options: Any) -> Any:
 def train(folder: Path, kind: str, **options: Any) -> SimpleDAggerTrainer:
     """Four rounds of four episodes, saved after each."""
     expert = Scripted(SPACE, ACTIONS) if kind == "policy" else right
-    trainer = make(folder, expert)
+    trainer = make(folder, expert, remembers=kind == "recurrent")
     rounds(trainer, checkpoints=Checkpoints(folder / "checkpoints", resume=True), **options)
     return trainer
 
@@ -146,7 +153,7 @@ def killed_after(folder: Path, kind: str, n: int, where: str) -> bool:
 
 
 @pytest.mark.fault("F2", "F24")
-@pytest.mark.parametrize("kind", ["policy", "callable"])
+@pytest.mark.parametrize("kind", ["policy", "callable", "recurrent"])
 def test_killed_three_times_and_resumed_is_unbroken_is_rerun(kind: str, tmp_path: Path) -> None:
     unbroken = sum_of(tmp_path / "unbroken", kind)
     rerun = sum_of(tmp_path / "rerun", kind)

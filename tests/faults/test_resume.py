@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from tools.child import fork, in_child, wait_for
@@ -57,6 +58,7 @@ SPACES: dict[str, spaces.Space[Any]] = {
     "validation": VECTOR,
     "cnn": IMAGE,
     "dict": spaces.Dict({"place": VECTOR, "phase": spaces.Discrete(3)}),
+    "recurrent": VECTOR,
 }
 
 
@@ -84,6 +86,12 @@ def make(kind: str, **options: Any) -> BC:
     if kind == "dropout":
         torch.manual_seed(0)
         policy = FeedForward32Policy(space, spaces.Discrete(ACTIONS), lambda _: 1e-3, features_extractor_class=Dropping)
+    if kind == "recurrent":  # sequences of 16, 16, 16 and 2 steps, three to a batch: six batches a pass
+        torch.manual_seed(0)
+        policy = RecurrentActorCriticPolicy(
+            space, spaces.Discrete(ACTIONS), lambda _: 1e-3, lstm_hidden_size=8, net_arch=[8]
+        )
+        options = {"sequence_length": 16, "burn_in": 4, **options}
     return BC(
         observation_space=space,
         action_space=spaces.Discrete(ACTIONS),

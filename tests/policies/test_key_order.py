@@ -13,7 +13,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from test_sb3_zips import Still, rewritten
 
 from understudy.errors import ConfigError, SpaceMismatchError
-from understudy.policies._sealed import read_sealed
 from understudy.policies.serialize import (
     load_policy,
     load_saved_policy,
@@ -22,6 +21,7 @@ from understudy.policies.serialize import (
     save_stable_model,
 )
 from understudy.util.image_spaces import channels_first, ordered_like, policy_sees, same_space
+from understudy.util.sealed import read_sealed
 from understudy.util.space_json import space_from_json, space_to_json
 
 PART = spaces.Box(-1, 1, (2,))

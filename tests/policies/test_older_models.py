@@ -17,9 +17,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_sb3_zips import CHOICES, CONTINUOUS, ON, VECTOR, assert_same_actions, rewritten, saved, venv_of
 
 from understudy.errors import ConfigError, CorruptFileError, SpaceMismatchError, UnderstudyError
-from understudy.policies._sealed import read_sealed, write_sealed
 from understudy.policies.serialize import load_policy, load_saved_policy, load_stable_baselines_model, save_policy
 from understudy.policies.vec_normalize import load_vec_normalize
+from understudy.util.sealed import read_sealed, write_sealed
 
 LARGEST = np.finfo(np.float32).max
 

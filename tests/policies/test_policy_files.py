@@ -21,7 +21,6 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from understudy.errors import ConfigError, CorruptFileError, MissingExtraError, UntrustedFileError
-from understudy.policies._sealed import read_sealed, write_sealed
 from understudy.policies.base import (
     FeedForward32Policy,
     NormalizeFeaturesExtractor,
@@ -32,6 +31,7 @@ from understudy.policies.base import (
 )
 from understudy.policies.serialize import load_saved_policy
 from understudy.util.networks import EMANorm
+from understudy.util.sealed import read_sealed, write_sealed
 from understudy.util.util import save_policy
 
 VECTOR = spaces.Box(-np.inf, np.inf, (4,), np.float32)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 from understudy.data.wrappers import RolloutInfoWrapper
-from understudy.util.lean_vec_env import LeanDummyVecEnv
+from understudy.util.lean_vec_env import LeanDummyVecEnv, first_of
 from understudy.util.util import make_vec_env
 
 Make = Callable[[], gym.Env[Any, Any]]
@@ -208,3 +208,25 @@ def test_it_is_what_make_vec_env_gives(cartpole_venv: VecEnv) -> None:
     assert venv.get_attr("spec")[0].id == "CartPole-v1"
     assert venv.env_is_wrapped(Monitor) == [True]
     venv.close()
+
+
+@pytest.mark.parametrize("kind", [LeanDummyVecEnv, DummyVecEnv])
+def test_the_first_environments_can_be_stepped_alone(kind: type[DummyVecEnv]) -> None:
+    venv = kind([Odd] * 3)
+    venv.seed(3)
+    venv.reset()
+    few = first_of(venv, 2)
+    assert few.num_envs == 2
+    few.reset()
+    for _ in range(2):
+        few.step(np.zeros(2, dtype=np.int64))
+    assert [env.unwrapped._t for env in venv.envs] == [2, 2, 0]  # type: ignore[attr-defined]
+    assert [env.unwrapped for env in venv.envs[:2]] == [env.unwrapped for env in few.envs]  # type: ignore[attr-defined]
+
+
+def test_all_are_stepped_where_they_cannot_be_parted() -> None:
+    venv = LeanDummyVecEnv([Odd] * 2)
+    wrapped = VecMonitor(venv)
+    assert first_of(wrapped, 1) is wrapped
+    assert first_of(venv, 2) is venv
+    assert first_of(venv, 5) is venv

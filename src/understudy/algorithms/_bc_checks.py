@@ -14,9 +14,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from understudy.data.rollout import check_policy_spaces
+from understudy.data.sequences import check_sequences
 from understudy.errors import ConfigError, SpaceMismatchError, UnsupportedSpaceError
 from understudy.policies.base import OffsetFeedForward32Policy
+from understudy.policies.chunks import ChunkingPolicy
 from understudy.policies.heads import action_offset
+from understudy.policies.recurrent import is_recurrent
 
 
 def check_options(
@@ -87,17 +90,30 @@ def check_policy(policy: ActorCriticPolicy, observation_space: gym.Space[Any], a
     try:
         inspect.signature(policy.get_distribution).bind(None)
     except TypeError as error:
-        raise ConfigError(
-            expected="a policy whose action depends on the observation alone",
-            got=f"{type(policy).__name__}, which also needs a recurrent state",
-            do="stack frames (VecFrameStack) and pass a policy without memory",
-        ) from error
+        if not is_recurrent(policy):
+            raise ConfigError(
+                expected="a policy whose action depends on the observation alone, or one of sb3-contrib's RecurrentPPO",
+                got=f"{type(policy).__name__}, which also needs a recurrent state",
+                do="stack frames (VecFrameStack) and pass a policy without memory, or pass RecurrentPPO(...).policy",
+            ) from error
     check_policy_spaces(policy, observation_space, action_space)
-    if np.any(action_offset(action_space)) and not isinstance(policy, OffsetFeedForward32Policy):
+    adds_start = isinstance(policy, (OffsetFeedForward32Policy, ChunkingPolicy))
+    if np.any(action_offset(action_space)) and not adds_start:
         raise UnsupportedSpaceError(
             expected="actions that start at 0 for a Stable-Baselines3 policy, which always answers 0 … n-1",
             got=str(action_space),
             do="leave `policy` out (OffsetFeedForward32Policy adds the start), or shift the environment's actions",
+        )
+
+
+def check_memory(policy: ActorCriticPolicy, sequence_length: int | None, burn_in: int) -> None:
+    """Options of sequences are for policies with memory."""
+    check_sequences(sequence_length, burn_in)
+    if (sequence_length is not None or burn_in) and not is_recurrent(policy):
+        raise ConfigError(
+            expected="a policy with memory for `sequence_length` and `burn_in`",
+            got=f"a {type(policy).__name__}, which sees single steps",
+            do="pass policy=RecurrentPPO('MlpLstmPolicy', venv).policy, or leave them out",
         )
 
 

@@ -20,6 +20,7 @@ from understudy.data.types import TransitionMapping
 from understudy.errors import EmptyDataError
 from understudy.functional.cloning import HeadTerms, cloning_loss, l2_norm
 from understudy.policies.heads import as_targets, log_likelihood
+from understudy.util.lean_vec_env import first_of
 from understudy.util.logger import HierarchicalLogger
 from understudy.util.tensors import safe_to_tensor
 
@@ -168,7 +169,10 @@ def enumerate_batches(
 
 @dataclasses.dataclass(frozen=True)
 class RolloutStatsComputer:
-    """Returns of a policy while it trains; with no environment or no episodes, nothing."""
+    """Returns of a policy while it trains; with no environment or no episodes, nothing.
+
+    Of more environments than episodes wanted, only so many are stepped where they can be stepped alone.
+    """
 
     venv: VecEnv | None
     n_episodes: int
@@ -177,7 +181,10 @@ class RolloutStatsComputer:
         """``return_min``, ``return_mean``, ``return_std`` and ``return_max`` over at least ``n_episodes``."""
         if self.venv is None or self.n_episodes <= 0:
             return {}
-        trajectories = rollout.generate_trajectories(policy, self.venv, rollout.make_min_episodes(self.n_episodes), rng)
+        venv = first_of(self.venv, self.n_episodes)
+        trajectories = rollout.rollout(
+            policy, venv, rollout.make_min_episodes(self.n_episodes), rng, unwrap=False, verbose=False
+        )
         stats = rollout.rollout_stats(trajectories)
         return {key: value for key, value in stats.items() if key.startswith("return_")}
 

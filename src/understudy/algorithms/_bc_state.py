@@ -22,6 +22,8 @@ class BCOptions:
     compile: bool | str
     optimizer: str
     lr_schedule: bool
+    sequence_length: int | None = None
+    burn_in: int = 0
 
     @classmethod
     def of(cls, saved: Any) -> BCOptions:

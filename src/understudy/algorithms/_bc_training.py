@@ -19,9 +19,13 @@ from understudy.algorithms._legs import LegRun
 from understudy.algorithms._supervised import FitResult, Hooks, Position, Progress, Schedule, fit
 from understudy.algorithms.checkpoints import Checkpoints
 from understudy.data.batches import Batch, BatchSource, ResidentBatches, StreamBatches, shuffled_in_windows
-from understudy.data.demonstrations import BatchStream, Demonstrations
+from understudy.data.chunks import ActionChunks
+from understudy.data.demonstrations import BatchStream, Demonstrations, RowRanges
 from understudy.data.fingerprint import fingerprint
+from understudy.data.sequences import DEFAULT_SEQUENCE_LENGTH, SequenceBatches
 from understudy.errors import ConfigError
+from understudy.policies.chunks import foresees
+from understudy.policies.recurrent import is_recurrent
 from understudy.util.checkpoint import using
 from understudy.util.devices import one_thread_if_small
 from understudy.util.seeding import make_seeds, order_generator, start_generator, torch_generator, torch_seeded
@@ -162,7 +166,17 @@ class BCTraining:
             "path": bc.path,
             "device": self._device.type,
             "threads": torch.get_num_threads(),
+            **self._memory_identity(),
         }
+
+    def _memory_identity(self) -> dict[str, Any]:
+        if not is_recurrent(self._bc.policy):
+            return {}
+        return {"sequence_length": self._sequence_length, "burn_in": self._bc.burn_in}
+
+    @property
+    def _sequence_length(self) -> int:
+        return DEFAULT_SEQUENCE_LENGTH if self._bc.sequence_length is None else self._bc.sequence_length
 
     def _on_leg(self, rng: np.random.Generator) -> None:
         # Spawned, so that what is logged never changes what is learned.
@@ -239,19 +253,10 @@ class BCTraining:
                     do="pass trajectories or arrays, or hold episodes out before building the loader",
                 )
             return StreamBatches(demos, device=self._device, channels_last=images)
-        # One choice of many is stored in a few bytes, and prepared as a row of zeros and a one.
-        prepared = 4 * int(policy.features_dim)
         rows, held_out = split_episodes(demos, fraction, rng)
-        source = ResidentBatches(
-            demos,
-            self._bc.batch_size,
-            device=self._device,
-            generator=order(),
-            rows=rows,
-            channels_last=images,
-            row_bytes=prepared,
-        )
-        check_batch_norm(policy, source.n_rows, self._bc.minibatch_size or self._bc.batch_size)
+        source = self._batches(demos, rows, order(), self._bc.batch_size, images)
+        if isinstance(source, ResidentBatches):
+            check_batch_norm(policy, source.n_rows, self._bc.minibatch_size or self._bc.batch_size)
         if held_out is None:
             if patience is not None:
                 raise ConfigError(
@@ -260,11 +265,38 @@ class BCTraining:
                     do="pass validation_fraction=0.1",
                 )
             return source
-        validation = ResidentBatches(
-            demos, 1024, device=self._device, generator=None, rows=held_out, channels_last=images, row_bytes=prepared
-        )
+        validation = self._batches(demos, held_out, None, 1024, images)
         self._stopping = EarlyStopping(validation, patience, self._wishes.save_best, episodes_of(demos, held_out))
         return source
+
+    def _batches(
+        self, demos: Demonstrations, rows: RowRanges | None, order: torch.Generator | None, size: int, images: bool
+    ) -> ResidentBatches | SequenceBatches:
+        policy = self._bc.policy
+        if is_recurrent(policy):
+            return SequenceBatches(
+                demos,
+                size,
+                sequence_length=self._sequence_length,
+                burn_in=self._bc.burn_in,
+                device=self._device,
+                generator=order,
+                episodes=None if rows is None else np.asarray(episodes_of(demos, rows)),
+                channels_last=images,
+            )
+        chunks = ActionChunks(demos, policy.chunk_size, self._bc.action_space) if foresees(policy) else None
+        # One choice of many is stored in a few bytes, and prepared as a row of zeros and a one.
+        prepared = 4 * int(policy.features_dim) + (0 if chunks is None else chunks.row_bytes)
+        return ResidentBatches(
+            demos,
+            size,
+            device=self._device,
+            generator=order,
+            rows=rows,
+            channels_last=images,
+            row_bytes=prepared,
+            targets=chunks,
+        )
 
 
 class _BCLegs:

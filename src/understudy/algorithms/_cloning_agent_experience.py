@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from understudy.algorithms._cloning_agent_nests import Nest, leaf_spaces, leaves, map_nest, nest_like
+from understudy.data.nests import Nest, leaf_spaces, leaves, map_nest, nest_like
 from understudy.data.types import Trajectory, TransitionsMinimal, maybe_unwrap_dictobs
 from understudy.errors import DataError, EmptyDataError
 from understudy.util.tensors import safe_to_tensor
@@ -35,6 +35,10 @@ class Experience(NamedTuple):
 
     padding: Any = None
     """True where there is no step at all, only filling, shape (*outer); never learned from. Or None."""
+
+    burn_in: Any = None
+    """True for the steps at the front of a sequence that only run the memory, shape (*outer): they have no loss, and no
+    gradient flows through them. Or None."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +69,15 @@ class Reader:
         obs = [self.tensor(part) for part in leaves(found.obs, self.observation_space, "obs")]
         acts = [self.tensor(part) for part in leaves(found.acts, self.action_space, "acts")]
         outer = self._outer(obs, acts)
-        starts, boundary, padding = (
-            self._flags(name, getattr(found, name), outer) for name in ("episode_start", "boundary", "padding")
+        starts, boundary, padding, burn_in = (
+            self._flags(name, getattr(found, name), outer)
+            for name in ("episode_start", "boundary", "padding", "burn_in")
         )
         if starts is None and boundary is not None and self.n_outer == 2:
             starts = torch.ones_like(boundary)
             starts[:, 1:] = boundary[:, :-1]  # what follows a boundary begins an episode
         parts = nest_like(self.observation_space, obs), nest_like(self.action_space, acts)
-        return Experience(*parts, starts, boundary, padding)
+        return Experience(*parts, starts, boundary, padding, burn_in)
 
     def tensor(self, value: Any) -> Tensor:
         """On the device; numbers with fractions in the network's precision, all others as they are."""
@@ -169,7 +174,7 @@ _NAMES = {
 
 def _of_mapping(mapping: Mapping[str, Any]) -> Experience:
     """By name; ``step_type`` (0 first, 1 middle, 2 last) is understood as well. Other entries are left out."""
-    found: dict[str, Any] = {name: mapping.get(name) for name in ("boundary", "padding")}
+    found: dict[str, Any] = {name: mapping.get(name) for name in ("boundary", "padding", "burn_in")}
     for name, aliases in _NAMES.items():
         found[name] = next((mapping[alias] for alias in aliases if mapping.get(alias) is not None), None)
     if mapping.get("step_type") is not None:
@@ -191,6 +196,8 @@ def _of_mapping(mapping: Mapping[str, Any]) -> Experience:
 def join(episodes: Iterable[Experience], reader: Reader, n_outer: int) -> Experience:
     """Episodes with the outer axis ``time`` as one: laid end to end, or side by side and padded to the longest.
 
+    Side by side, what follows burn-in begins in the same column.
+
     Args:
         episodes: of any lengths.
         reader: knows the spaces.
@@ -199,11 +206,14 @@ def join(episodes: Iterable[Experience], reader: Reader, n_outer: int) -> Experi
     single = dataclasses.replace(reader, n_outer=1)
     read = [single.read(episode) for episode in episodes]
     lengths = [n_elements(e) for e in read]
+    burnt = [0 if e.burn_in is None else int(e.burn_in.sum()) for e in read]
+    before = [max(burnt) - n for n in burnt]
 
-    def joined(parts: list[Tensor], filling: float = 0) -> Tensor:
+    def joined(parts: list[Tensor]) -> Tensor:
         if n_outer == 1:
             return torch.cat(parts)
-        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=filling)
+        shifted = [torch.cat([p.new_zeros(n, *p.shape[1:]), p]) for p, n in zip(parts, before, strict=True)]
+        return torch.nn.utils.rnn.pad_sequence(shifted, batch_first=True)
 
     def column(nests: list[Nest], space: gym.Space[Any]) -> Nest:
         parts = [leaves(nest, space, "") for nest in nests]
@@ -222,9 +232,11 @@ def join(episodes: Iterable[Experience], reader: Reader, n_outer: int) -> Experi
     if any(e.boundary is not None for e in read):
         boundary = flags([e.boundary for e in read], False)
     padding = flags([e.padding for e in read], False) if any(e.padding is not None for e in read) else None
-    if n_outer == 2 and len(set(lengths)) > 1:
-        steps = torch.arange(max(lengths), device=reader.device)
-        absent = steps >= torch.tensor(lengths, device=reader.device)[:, None]
+    first = torch.tensor(before, device=reader.device)[:, None]
+    last = first + torch.tensor(lengths, device=reader.device)[:, None]
+    if n_outer == 2 and (len(set(last.flatten().tolist())) > 1 or any(before)):
+        steps = torch.arange(int(last.max()), device=reader.device)
+        absent = (steps < first) | (steps >= last)
         padding = absent if padding is None else padding | absent
     return Experience(
         column([e.obs for e in read], reader.observation_space),
@@ -232,6 +244,7 @@ def join(episodes: Iterable[Experience], reader: Reader, n_outer: int) -> Experi
         flags([e.episode_start for e in read], True),
         boundary,
         padding,
+        flags([e.burn_in for e in read], False) if any(burnt) else None,
     )
 
 

@@ -11,12 +11,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from understudy.algorithms._cloning_agent_experience import Experience, Reader, first_part, join, n_elements, pick
+from understudy.algorithms._cloning_agent_experience import Experience, Reader, first_part, n_elements, pick
 from understudy.algorithms._cloning_agent_network import parameter_dtype
 from understudy.algorithms._supervised import FitResult, Hooks, Schedule, check_budget, fit
 from understudy.data.batches import Batch, BatchSource, ResidentBatches, StreamBatches
-from understudy.data.demonstrations import BatchStream, Demonstrations, as_demonstrations
-from understudy.data.types import maybe_unwrap_dictobs
+from understudy.data.demonstrations import BatchStream, as_demonstrations
+from understudy.data.sequences import SequenceBatch, SequenceBatches, check_sequences, padded, step_mask
 from understudy.errors import ConfigError
 from understudy.util.devices import one_thread_if_small
 from understudy.util.seeding import torch_generator
@@ -71,6 +71,69 @@ class AgentStep:
         """Nothing: no state is kept between batches."""
 
 
+class SequenceExperience:
+    """Shuffled batches of sequences of demonstrations, side by side.
+
+    Args:
+        source: gives them end to end.
+    """
+
+    batch_size: int | None = None
+    chunk_batches: int | None = 1
+
+    def __init__(self, source: SequenceBatches) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self._source)
+
+    def epoch(self, first_chunk: int = 0) -> Iterator[Batch]:
+        """Batches of a fresh shuffle."""
+        for batch in self._source.epoch(first_chunk):
+            experience, weights = side_by_side(batch)
+            yield ExperienceBatch(experience.obs, experience.acts, weights, experience)
+
+
+def side_by_side(batch: SequenceBatch) -> tuple[Experience, Tensor | None]:
+    """Sequences as experience with the axes (batch, time), and their weights of that shape.
+
+    What follows burn-in begins in the same column.
+    """
+    device = batch.acts.device
+    seen = step_mask(batch.lengths, device)
+    learned = seen.clone()
+    if batch.learned is not None:
+        learned[seen] = batch.learned
+    longest = max(batch.burn_in)
+    columns = torch.arange(longest, device=device)
+    first = longest - torch.tensor(batch.burn_in, device=device)[:, None]
+    burnt = columns >= first
+
+    def obs_of(rows: Tensor, before: Tensor | None) -> Tensor:
+        laid = padded(rows, seen)
+        return laid if before is None else torch.cat([padded(before, burnt), laid], 1)
+
+    def after_burn_in(laid: Tensor) -> Tensor:
+        return torch.cat([laid.new_zeros(len(laid), longest, *laid.shape[2:]), laid], 1) if longest else laid
+
+    before = batch.burn_in_obs
+    if isinstance(batch.obs, Tensor):
+        obs: Any = obs_of(batch.obs, before if isinstance(before, Tensor) else None)
+    else:
+        obs = {key: obs_of(rows, before[key] if isinstance(before, dict) else None) for key, rows in batch.obs.items()}
+    there = torch.cat([burnt, seen], 1)
+    experience = Experience(
+        obs,
+        after_burn_in(padded(batch.acts, learned)),
+        episode_start=torch.arange(there.shape[1], device=device) == first,
+        padding=None if bool(there.all()) else ~there,
+        burn_in=torch.cat([burnt, torch.zeros_like(seen)], 1) if longest else None,
+    )
+    weights = None if batch.weights is None else after_burn_in(padded(batch.weights, learned))
+    return experience, weights
+
+
 class ExperienceBatches:
     """Shuffled batches of experience that lies in memory."""
 
@@ -108,6 +171,7 @@ def fit_agent(
     n_batches: int | None,
     batch_size: int,
     sequence_length: int | None,
+    burn_in: int,
     schedule: Schedule | None,
     on_epoch_end: Callable[[], None] | None,
     on_batch_end: Callable[[], None] | None,
@@ -123,12 +187,20 @@ def fit_agent(
             do="make the agent with num_outer_dims=2, or leave `sequence_length` out",
         )
 
+    check_sequences(sequence_length, burn_in)
+    if burn_in and sequence_length is None:
+        raise ConfigError(
+            expected="`sequence_length` with `burn_in`, which is for sequences that begin within an episode",
+            got=f"burn_in={burn_in} for whole episodes",
+            do="leave `burn_in` out, or pass sequence_length=64",
+        )
+
     def ended(epoch: int) -> bool:
         if on_epoch_end is not None:
             on_epoch_end()
         return False
 
-    source = _source(agent, demonstrations, batch_size, sequence_length)
+    source = _source(agent, demonstrations, batch_size, sequence_length, burn_in)
     work = batch_size * sum(p.numel() for p in agent.cloning_network.parameters())
     with one_thread_if_small(work):
         return fit(
@@ -144,11 +216,11 @@ def fit_agent(
 
 
 def _source(
-    agent: BehavioralCloningAgent, demonstrations: Any, batch_size: int, sequence_length: int | None
+    agent: BehavioralCloningAgent, demonstrations: Any, batch_size: int, sequence_length: int | None, burn_in: int
 ) -> BatchSource:
     order = torch_generator(agent.rng)
     if not _is_plain(agent) or _is_experience(demonstrations, agent.num_outer_dims):
-        return _of_experience(agent, demonstrations, batch_size, sequence_length, order)
+        return _of_experience(agent, demonstrations, batch_size, sequence_length, burn_in, order)
     found = as_demonstrations(
         demonstrations, observation_space=agent.observation_space, action_space=agent.action_space
     )
@@ -159,8 +231,16 @@ def _source(
                 got="a DataLoader of rows",
                 do="pass trajectories, or call train with sequences",
             )
-        episodes, weights = _episodes(found, sequence_length)
-        return ExperienceBatches(join(episodes, _reader(agent), 2), weights, batch_size, order)
+        sequences = SequenceBatches(
+            found,
+            batch_size,
+            sequence_length=sequence_length,
+            burn_in=burn_in,
+            device=agent.device,
+            generator=order,
+            sequences=batch_size,
+        )
+        return SequenceExperience(sequences)
     if isinstance(found, BatchStream):
         return StreamBatches(found, device=agent.device)
     return ResidentBatches(found, batch_size, device=agent.device, generator=order)
@@ -171,13 +251,14 @@ def _of_experience(
     demonstrations: Any,
     batch_size: int,
     sequence_length: int | None,
+    burn_in: int,
     order: torch.Generator,
 ) -> ExperienceBatches:
     weights = demonstrations.get("weights") if isinstance(demonstrations, Mapping) else None
     if _is_list_of_experience(demonstrations) and sequence_length is not None:
         single = dataclasses.replace(_reader(agent), n_outer=1)
         read = [single.read(episode) for episode in demonstrations]
-        demonstrations = [piece for episode in read for piece in _cut(episode, sequence_length)]
+        demonstrations = [piece for episode in read for piece in _cut(episode, sequence_length, burn_in)]
     elif sequence_length is not None:
         raise ConfigError(
             expected="a list of episodes to cut by `sequence_length`",
@@ -199,7 +280,16 @@ def _is_plain(agent: BehavioralCloningAgent) -> bool:
 def _is_experience(demonstrations: Any, n_outer: int) -> bool:
     """Whether it says something, or has axes, that the door of demonstrations does not know."""
     if isinstance(demonstrations, Mapping):
-        own = {"boundary", "padding", "episode_start", "episode_starts", "step_type", "observation", "action"}
+        own = {
+            "boundary",
+            "padding",
+            "burn_in",
+            "episode_start",
+            "episode_starts",
+            "step_type",
+            "observation",
+            "action",
+        }
         tells_episodes = {"episode_ends", "dones", "terminated", "truncated"} & demonstrations.keys()
         return bool(own & demonstrations.keys()) or (n_outer == 2 and not tells_episodes)
     return isinstance(demonstrations, Experience) or _is_list_of_experience(demonstrations)
@@ -219,19 +309,16 @@ def _reader(agent: BehavioralCloningAgent) -> Reader:
     return Reader(agent.observation_space, agent.action_space, agent.num_outer_dims, agent.device, dtype)
 
 
-def _cut(episode: Experience, length: int) -> list[Experience]:
-    return [pick(episode, slice(i, i + length)) for i in range(0, n_elements(episode), length)]
-
-
-def _episodes(demos: Demonstrations, length: int | None) -> tuple[list[Experience], Tensor | None]:
-    """Episodes, or pieces of them, and the weights of their steps side by side."""
-    episodes, weights = [], []
-    for begin, end in zip(demos.episode_offsets[:-1], demos.episode_offsets[1:], strict=True):
-        for first in range(int(begin), int(end), length or int(end - begin)):
-            rows = np.arange(first, min(first + (length or int(end - begin)), int(end)))
-            episodes.append(Experience(maybe_unwrap_dictobs(demos.obs_at(rows)), demos.acts_at(rows)))
-            if demos.weights is not None:
-                weights.append(torch.as_tensor(demos.weights[rows], dtype=torch.float32))
-    if not weights:
-        return episodes, None
-    return episodes, torch.nn.utils.rnn.pad_sequence(weights, batch_first=True)
+def _cut(episode: Experience, length: int, burn_in: int) -> list[Experience]:
+    """Pieces that begin with an empty memory, each with the burn-in before it."""
+    pieces = []
+    for begin in range(0, n_elements(episode), length):
+        first = max(0, begin - burn_in)
+        piece = pick(episode, slice(first, begin + length))
+        starts = first_part(piece.acts).new_zeros(n_elements(piece), dtype=torch.bool)
+        if piece.episode_start is not None:
+            starts |= piece.episode_start
+        burnt = torch.arange(len(starts), device=starts.device) < begin - first
+        starts[0] = True
+        pieces.append(piece._replace(episode_start=starts, burn_in=burnt if burn_in else None))
+    return pieces

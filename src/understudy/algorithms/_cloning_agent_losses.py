@@ -12,8 +12,8 @@ from torch import Tensor
 
 from understudy.algorithms._cloning_agent_experience import Experience, first_part
 from understudy.algorithms._cloning_agent_leaves import Leaf, LossKind, is_continuous
-from understudy.algorithms._cloning_agent_nests import leaf_spaces, leaves, map_nest, nest_like
 from understudy.algorithms._cloning_agent_network import NetworkCaller, training_mode
+from understudy.data.nests import leaf_spaces, leaves, map_nest, nest_like
 from understudy.errors import ConfigError, DataError
 
 LossFn = Callable[[Experience, bool], Tensor]
@@ -75,8 +75,11 @@ class PartsLoss:
         outer = acts[0].shape[: self._n_outer]
         memory = self._caller.has_memory
         losses = []
+        burnt = n_burnt(experience) if memory and self._n_outer == 2 else 0
         with training_mode(self._caller.network, training):
-            for output, piece in self._caller.sequences(experience.obs, experience.episode_start, self._n_outer):
+            for output, piece in self._caller.sequences(
+                experience.obs, experience.episode_start, self._n_outer, burnt=burnt
+            ):
                 outputs = leaves(output, self._action_space, "the network's output")
                 terms = []
                 for part, out, act in zip(self._parts, outputs, acts, strict=True):
@@ -87,6 +90,23 @@ class PartsLoss:
                     terms.append(part.loss(out, act, self._kind))
                 losses.append(torch.stack(terms).sum(0) if len(terms) > 1 else terms[0])
         return (torch.cat(losses, 1) if memory else losses[0]).reshape(outer)
+
+
+def n_burnt(experience: Experience) -> int:
+    """How many of the first columns of sequences, outer axes ``batch time``, hold burn-in and filling only."""
+    if experience.burn_in is None:
+        return 0
+    silent = experience.burn_in if experience.padding is None else experience.burn_in | experience.padding
+    return int(silent.all(0).long().cumprod(0).sum())
+
+
+def share_of_steps(experience: Experience) -> float:
+    """The share of elements that a mean is over: all but filling and burn-in."""
+    masks = [mask for mask in (experience.padding, experience.burn_in) if mask is not None]
+    if not masks:
+        return 1.0
+    kept = ~torch.stack(masks).any(0)
+    return float(kept.sum().clamp(min=1)) / kept.numel()
 
 
 def combined_weights(
@@ -119,7 +139,7 @@ def combined_weights(
             )
         if not bool((torch.isfinite(found) & (found >= 0)).all()):
             raise DataError(expected="finite weights ≥ 0", got="others among them", do="clip or shift them")
-    masks = [experience.padding, experience.boundary if mask_boundary else None]
+    masks = [experience.padding, experience.burn_in, experience.boundary if mask_boundary else None]
     for mask in masks:
         if mask is not None:
             kept = (~mask).float()

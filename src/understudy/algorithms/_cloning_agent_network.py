@@ -23,7 +23,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from understudy.algorithms._cloning_agent_leaves import is_distribution
-from understudy.algorithms._cloning_agent_nests import (
+from understudy.data.nests import (
     Nest,
     leaf_spaces,
     map_nest,
@@ -120,13 +120,16 @@ class NetworkCaller:
         make = getattr(self.network, "initial_state", None)
         return None if make is None else make(n)
 
-    def sequences(self, obs: Nest, starts: Tensor | None, n_outer: int) -> Iterator[tuple[Any, slice]]:
+    def sequences(
+        self, obs: Nest, starts: Tensor | None, n_outer: int, *, burnt: int = 0
+    ) -> Iterator[tuple[Any, slice]]:
         """Outputs for a batch, in pieces.
 
         Args:
             obs: tensors of shape (*outer, *obs).
             starts: where episodes begin, shape (*outer).
             n_outer: how many axes `outer` has.
+            burnt: so many steps only run the memory: no gradient flows through them.
 
         Yields:
             Without memory one output, its outer axes flattened to one. With memory outputs with the outer axes
@@ -145,15 +148,17 @@ class NetworkCaller:
             starts = torch.zeros(n, steps, dtype=torch.bool, device=self._device)
             starts[:, 0] = True
         state = self._first_state(n)
-        cuts = [0]
+        resets: list[int] = []
         if not self._resets_itself:
-            cuts += (torch.nonzero(starts[:, 1:].any(0)).flatten() + 1).tolist()
+            resets = (torch.nonzero(starts[:, 1:].any(0)).flatten() + 1).tolist()
+        cuts = sorted({0, *resets, *([burnt] if 0 < burnt < steps else [])})
         for begin, end in zip(cuts, [*cuts[1:], steps], strict=True):
             piece = slice(begin, end)
-            if begin:
+            if begin in resets:
                 state = self._reset(state, starts[:, begin])
             steps_seen = refill(obs, [part[:, piece] for part in parts_of(obs)])
-            output, state = self._remember(steps_seen, state, starts[:, piece])
+            with torch.set_grad_enabled(torch.is_grad_enabled() and end > burnt):
+                output, state = self._remember(steps_seen, state, starts[:, piece])
             yield output, piece
 
     def step(self, obs: Nest, state: Nest, starts: Tensor | None) -> tuple[Any, Nest]:

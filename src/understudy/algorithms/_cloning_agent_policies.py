@@ -17,8 +17,8 @@ from torch import Tensor
 
 from understudy.algorithms._cloning_agent_experience import Reader
 from understudy.algorithms._cloning_agent_leaves import Leaf, not_a_number
-from understudy.algorithms._cloning_agent_nests import Nest, leaf_spaces, leaves, nest_like
 from understudy.algorithms._cloning_agent_network import NetworkCaller, parameter_dtype
+from understudy.data.nests import Nest, leaf_spaces, leaves, nest_like
 from understudy.errors import ConfigError, DataError
 from understudy.functional.cloning_nests import explores
 

@@ -56,7 +56,7 @@ class AgentSpecs:
     def collect_data_spec(self) -> Experience:
         """Spaces of one step of what ``collect_policy`` collects."""
         flag = spaces.Discrete(2)
-        return Experience(self.observation_space, self.action_space, flag, flag, flag)
+        return Experience(self.observation_space, self.action_space, flag, flag, flag, flag)
 
     @property
     def training_data_spec(self) -> Experience:

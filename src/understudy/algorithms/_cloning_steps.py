@@ -151,6 +151,10 @@ class AutogradStep(CloningStep):
     def _terms(self, obs: ObsTensor, acts: Tensor) -> HeadTerms:
         return log_likelihood(self.policy, obs, acts, self._preprocess)
 
+    def _loss_of(self, batch: Batch) -> Tensor:
+        loss: Tensor = self._loss(batch.obs, batch.acts, batch.weights)
+        return loss
+
     def _eager_loss(self, obs: ObsTensor, acts: Tensor, weights: Tensor | None) -> Tensor:
         terms = self._terms(obs, acts)
         return cloning_loss(terms.log_prob, terms.entropy, self.settings.ent_weight, weights)
@@ -159,7 +163,7 @@ class AutogradStep(CloningStep):
         """One optimiser step, gradients accumulated over minibatches."""
         self.optimizer.zero_grad()
         for part in self._minibatches(batch):
-            (self._loss(part.obs, part.acts, part.weights) * (len(part) / len(batch))).backward()
+            (self._loss_of(part) * (len(part) / len(batch))).backward()
         if self.settings.l2_weight:
             self._add_l2()
         if self.settings.max_grad_norm is not None:
@@ -281,13 +285,13 @@ class ClosedFormStep(CloningStep):
     def train(self, batch: Batch) -> None:
         """One optimiser step, gradients accumulated over minibatches."""
         gradient = self._flat.gradient
-        parts = self._minibatches(batch)
-        if len(parts) == 1:
-            self._write_gradient(batch, len(batch))
+        rows = batch.acts.shape[0]  # `len` of a tensor asks torch whether it is being traced
+        if self._minibatch_size is None or rows <= self._minibatch_size:
+            self._write_gradient(batch, rows)
         else:
             total = torch.zeros_like(gradient)
-            for part in parts:
-                self._write_gradient(part, len(batch))
+            for part in self._minibatches(batch):
+                self._write_gradient(part, rows)
                 total.add_(gradient)
             gradient.copy_(total)
         if self.settings.l2_weight:

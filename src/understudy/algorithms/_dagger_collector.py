@@ -14,9 +14,11 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from understudy.algorithms._dagger_demos import PLAIN, demo_name, record, write_demo
+from understudy.algorithms._dagger_learner import Learner
 from understudy.data._episodes import EpisodeRecorder
 from understudy.data.types import AnyPath, Trajectory, TrajectoryWithRew
 from understudy.errors import CallOrderError, ConfigError
+from understudy.util.files import names_synced_once
 from understudy.util.paths import parse_path
 from understudy.util.seeding import make_seeds
 
@@ -50,7 +52,8 @@ class InteractiveTrajectoryCollector(VecEnvWrapper):
 
     Args:
         venv: the environments.
-        get_robot_acts: the policy's actions from observations, batched over environments.
+        get_robot_acts: the policy's actions from observations, batched over environments; called once a step, whoever
+            drives. A `Learner` remembers, and is told where episodes begin.
         beta: β in [0, 1].
         save_dir: made if missing; episodes that are there stay.
         rng: decides whose action is executed: a generator, a seed, or None for a seed that is drawn and logged.
@@ -117,6 +120,8 @@ class InteractiveTrajectoryCollector(VecEnvWrapper):
     def reset(self) -> VecEnvObs:
         """First observations of new episodes; what was not saved of the running ones is dropped."""
         self._obs = obs = self.venv.reset()
+        if isinstance(self.get_robot_acts, Learner):
+            self.get_robot_acts.begin(self.num_envs)
         self.traj_accum = EpisodeRecorder(obs, self.num_envs)
         self.active[:] = True
         self._plan = self._policy_acts = None
@@ -207,17 +212,19 @@ class InteractiveTrajectoryCollector(VecEnvWrapper):
         )
         for info, drives, asks, robot, label in columns:
             kept = record("expert" if drives else "policy", robot, label if asks else None)
+            own = info if PLAIN.issuperset(map(type, info.values())) else _plain_part(info)
+            records.append({**kept, **own, **kept})  # the record comes first, and wins
             info.update(kept)
-            for key, value in info.items():
-                if type(value) in PLAIN:
-                    kept[key] = value
-            records.append(kept)
         ends = [infos[env]["terminal_observation"] for env in dones.nonzero()[0]] if dones.any() else None
         ended = recorder.add(self._labels, obs, rews, dones, records, ends=ends)
         self._obs, self._plan, self._policy_acts = obs, None, None
-        for env, trajectory in ended:
-            if self.active[env]:
-                self._save(trajectory)
+        if isinstance(self.get_robot_acts, Learner):
+            self.get_robot_acts.stepped(dones)
+        wanted = [trajectory for env, trajectory in ended if self.active[env]]
+        if wanted:
+            with names_synced_once():
+                for trajectory in wanted:
+                    self._save(trajectory)
         if not self.active.all():
             for idle in np.flatnonzero(~self.active):
                 recorder.forget(int(idle))
@@ -256,6 +263,10 @@ class InteractiveTrajectoryCollector(VecEnvWrapper):
         self._number += 1
         self.n_steps += len(trajectory)
         self.returns.append(float(np.sum(trajectory.rews, dtype=np.float64)))
+
+
+def _plain_part(info: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in info.items() if type(value) in PLAIN}
 
 
 def _where(rows: np.ndarray, trailing: tuple[int, ...], a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -93,6 +93,7 @@ class DemoStore:
         self._rows = _Column()
         self._n_frames = 0
         self._ends: list[int] = [0]
+        self._lengths: list[int] = []
 
     def folder_of(self, round_num: int) -> Path:
         """Where a round's demonstrations lie."""
@@ -143,6 +144,7 @@ class DemoStore:
         self._acts.extend(trajectory.acts if chosen is None else trajectory.acts[chosen], "acts", source)
         self._rows.extend(rows if chosen is None else rows[chosen], "rows", source)
         self._n_frames += len(trajectory) + 1
+        self._lengths.append(len(trajectory))
         self.n_steps += len(trajectory)
         self.n_episodes += 1
         learnable = len(self._rows.rows())
@@ -153,15 +155,30 @@ class DemoStore:
         """Steps to learn from."""
         return self._ends[-1]
 
-    def demonstrations(self) -> Demonstrations:
-        """Everything taken in that an expert labelled; the arrays are views, valid until the next round is taken in."""
+    def demonstrations(self, *, whole: bool = False) -> Demonstrations:
+        """Everything taken in that an expert labelled; the arrays are views, valid until the next round is taken in.
+
+        Args:
+            whole: with the steps that nobody labelled, at a weight of zero, where there are any.
+        """
         parts = {name: column.rows() for name, column in self._frames.items()}
         frames: Observation = parts[""] if parts.keys() == {""} else DictObs(parts)
+        rows, acts = self._rows.rows(), self._acts.rows()
+        if not whole or len(rows) == self.n_steps:
+            return Demonstrations(
+                frames=frames, obs_rows=rows, acts=acts, episode_offsets=np.array(self._ends, dtype=np.int64)
+            )
+        lengths = np.array(self._lengths, dtype=np.int64)
+        every = np.arange(self.n_steps) + np.repeat(np.arange(len(lengths)), lengths)  # one more frame an episode
+        labelled = np.isin(every, rows, assume_unique=True)
+        filled = np.repeat(acts[:1], self.n_steps, axis=0)  # any action will do where it has no weight
+        filled[labelled] = acts
         return Demonstrations(
             frames=frames,
-            obs_rows=self._rows.rows(),
-            acts=self._acts.rows(),
-            episode_offsets=np.array(self._ends, dtype=np.int64),
+            obs_rows=every,
+            acts=filled,
+            episode_offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            weights=labelled.astype(np.float32),
         )
 
 

@@ -46,6 +46,7 @@ class Expert:
         self.is_machine = is_machine(source)
         self._one_by_one = bool(getattr(source, "asks_a_person", False))
         self._state: Any = None
+        self._remembers: bool | None = None
         self._space = venv.action_space
         self._n_envs = venv.num_envs
 
@@ -62,10 +63,17 @@ class Expert:
         """
         if self.is_machine:  # all, so that a recurrent one remembers each of them
             acts, self._state = self._act(obs, self._state, starts)
+            self._remembers = self._state is not None
             return checked_actions(np.asarray(acts)[envs], self._space, len(envs))
         whole = len(envs) == self._n_envs
         acts, _ = self._act(obs if whole else rows_of(obs, envs), None, starts if whole else starts[envs])
         return checked_actions(acts, self._space, len(envs))
+
+    def watch(self, obs: Any, starts: np.ndarray) -> None:
+        """See observations that it is not asked about, if it is a policy that remembers them."""
+        if self.is_machine and self._remembers is not False:
+            _, self._state = self._act(obs, self._state, starts)
+            self._remembers = self._state is not None
 
 
 def rows_of(obs: Any, rows: np.ndarray) -> Any:
@@ -100,7 +108,8 @@ def checked_actions(acts: Any, space: spaces.Space[Any], n: int) -> np.ndarray:
         return given.astype(space.dtype, copy=False)
     low: Any = getattr(space, "start", 0)
     high = low + (space.n if isinstance(space, spaces.Discrete) else getattr(space, "nvec", 2)) - 1
-    if ((given < low) | (given > high) | (given != np.round(given))).any():
+    fractions = given.dtype.kind == "f" and (given != np.round(given)).any()
+    if fractions or ((given < low) | (given > high)).any():
         raise DataError(
             expected=f"actions of {space} from the expert",
             got=repr(given.tolist())[:80],
@@ -158,6 +167,8 @@ class Answers:
             envs = np.flatnonzero(asks)
             if len(envs):
                 acts[envs] = self._expert.answer(obs, starts, envs)
+            else:
+                self._expert.watch(obs, starts)
             return acts
         acts = np.array(policy_acts)
         for envs in self._expert.queries(asks):

@@ -78,5 +78,12 @@ class _Asked:
     def _ask(self, obs: Any, n: int) -> np.ndarray:
         starts = np.zeros(n, dtype=bool)
         starts[:1] = True
-        acts, _ = self._act(obs, None, starts)
+        acts, state = self._act(obs, None, starts)
+        if state is not None and n > 1:  # it remembers: rows are not environments then, but steps of one
+            state, answers = None, []
+            for step in range(n):
+                rows = np.array([step])
+                answer, state = self._act(rows_of(obs, rows), state, starts[rows])
+                answers.append(np.asarray(answer))
+            acts = np.concatenate(answers)
         return checked_actions(acts, self._space, n)

@@ -105,6 +105,8 @@ def bc_from(saved: Mapping[str, Any], folder: Path, given: Given) -> BC:
         max_grad_norm=options.max_grad_norm,
         lr_schedule=given.lr_schedule,
         compile=compile_option(options.compile, None),
+        sequence_length=options.sequence_length,
+        burn_in=options.burn_in,
     )
     made.restore(saved, folder)
     return made

@@ -21,12 +21,14 @@ from understudy.algorithms._dagger_beta import (
 )
 from understudy.algorithms._dagger_collector import Gate, InteractiveTrajectoryCollector, generator_or_drawn
 from understudy.algorithms._dagger_demos import DemoStore, demo_files, demo_name, with_plain_infos, write_demo
+from understudy.algorithms._dagger_learner import Learner
 from understudy.algorithms._dagger_state import LATEST, POLICY_FILE
 from understudy.algorithms.bc import BC
 from understudy.data.acting import check_policy_spaces
 from understudy.data.fingerprint import fingerprint
 from understudy.data.types import AnyPath, Trajectory
 from understudy.errors import CallOrderError, ConfigError, DataError
+from understudy.policies.recurrent import is_recurrent
 from understudy.util.checkpoint import Writer
 from understudy.util.logger import HierarchicalLogger
 from understudy.util.paths import parse_path
@@ -113,7 +115,7 @@ class DAggerTrainer(base.BaseImitationAlgorithm):
 
     def create_trajectory_collector(self) -> InteractiveTrajectoryCollector:
         """Environments for this round: with its β, and saving to its folder."""
-        return self._collector(lambda obs: self.policy.predict(obs)[0], self.rng)
+        return self._collector(Learner(self.policy.predict), self.rng)
 
     def _collector(self, acts: Any, rng: np.random.Generator, **options: Any) -> InteractiveTrajectoryCollector:
         return InteractiveTrajectoryCollector(
@@ -150,7 +152,8 @@ class DAggerTrainer(base.BaseImitationAlgorithm):
                 got="none" if not demo_files(folder) else "none with a step in which the expert was asked",
                 do="step create_trajectory_collector() with the expert's actions until episodes end",
             )
-        self.bc_trainer.set_demonstrations(self.demos.demonstrations())
+        # A memory is made of every observation, also of those that nobody was asked about.
+        self.bc_trainer.set_demonstrations(self.demos.demonstrations(whole=is_recurrent(self.policy)))
         options = dict(bc_train_kwargs or {})
         options.setdefault("log_rollouts_venv", self.venv)
         if options.get("n_epochs") is None and options.get("n_batches") is None:

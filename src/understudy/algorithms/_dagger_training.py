@@ -16,10 +16,12 @@ from understudy.algorithms._dagger_beta import beta_of, schedule_state
 from understudy.algorithms._dagger_collector import InteractiveTrajectoryCollector
 from understudy.algorithms._dagger_demos import demo_files
 from understudy.algorithms._dagger_expert import Answers, Expert, RoundJournal, is_machine
+from understudy.algorithms._dagger_learner import Learner
 from understudy.algorithms._legs import LegRun
 from understudy.algorithms.checkpoints import Checkpoints
 from understudy.data.acting import drawing_from, policy_in_a_loop
 from understudy.errors import ConfigError
+from understudy.policies.recurrent import is_recurrent
 from understudy.util.checkpoint import using
 from understudy.util.seeding import leg_generator, make_seeds
 
@@ -141,6 +143,7 @@ class DAggerTraining:
             "path": bc.path,
             "device": bc.policy.device.type,
             "threads": torch.get_num_threads(),
+            **({"sequence_length": bc.sequence_length, "burn_in": bc.burn_in} if is_recurrent(bc.policy) else {}),
         }
 
     def _make_rounds(self) -> None:
@@ -227,7 +230,7 @@ class DAggerTraining:
             seeded.enter_context(drawing_from(rng, source, venv))
             seeded.enter_context(drawing_from(rng, policy, venv))
             act = policy_in_a_loop(policy, venv, deterministic_policy=False)
-            collector = trainer._collector(lambda obs: act(obs, None, None)[0], rng, first_number=first_number)
+            collector = trainer._collector(Learner(act), rng, first_number=first_number)
             journal = RoundJournal(collector.save_dir) if self._keeps_answers else None
             answers = Answers(Expert(source, venv), trainer.gate, journal, seed, venv.action_space)
             self._until_enough(collector, answers, wishes)

@@ -12,6 +12,7 @@ import torch
 from understudy.algorithms._cloning_steps import CloningStep
 from understudy.data.batches import ResidentBatches
 from understudy.data.demonstrations import Demonstrations, RowRanges
+from understudy.data.sequences import SequenceBatches
 from understudy.errors import ConfigError, DataError
 
 
@@ -64,7 +65,11 @@ class EarlyStopping:
     """
 
     def __init__(
-        self, validation: ResidentBatches, patience: int | None, save_best: bool, episodes: tuple[int, ...]
+        self,
+        validation: ResidentBatches | SequenceBatches,
+        patience: int | None,
+        save_best: bool,
+        episodes: tuple[int, ...],
     ) -> None:
         if patience is not None and patience < 1:
             raise ConfigError(expected="`patience` ≥ 1", got=str(patience), do="allow at least one epoch")

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from understudy.algorithms._bc_checks import fused_where_possible
 from understudy.algorithms._pretrain_data import Ends
 from understudy.algorithms._pretrain_families import Family
-from understudy.algorithms._pretrain_sequences import EpisodeBatches
 from understudy.algorithms._pretrain_steps import trained_module
 from understudy.algorithms._pretrain_values import (
     bowl_loss,
@@ -34,6 +33,7 @@ from understudy.algorithms._pretrain_values import (
 from understudy.algorithms._supervised import fit
 from understudy.data.batches import Batch, ResidentBatches
 from understudy.data.demonstrations import Demonstrations
+from understudy.data.sequences import SequenceBatches
 from understudy.errors import ConfigError
 from understudy.functional.pretraining import discounted_returns
 from understudy.util.seeding import torch_generator
@@ -195,30 +195,29 @@ def _flat_acts(demos: Demonstrations) -> np.ndarray:
     return np.asarray(demos.acts, dtype=np.float64).reshape(len(demos), -1)
 
 
-Source = Callable[[np.ndarray, bool], ResidentBatches | EpisodeBatches]
+Source = Callable[[np.ndarray, bool], ResidentBatches | SequenceBatches]
 
 
 def _source_maker(
     demos: Demonstrations, device: torch.device, batch_size: int, sequences: bool, order: torch.Generator
 ) -> Source:
-    def make(columns: np.ndarray, shuffled: bool) -> ResidentBatches | EpisodeBatches:
+    def make(columns: np.ndarray, shuffled: bool) -> ResidentBatches | SequenceBatches:
         packed = dataclasses.replace(demos, acts=columns, weights=None)
         generator = order if shuffled else None
         size = batch_size if shuffled else max(1024, batch_size)
         if sequences:
-            episodes = np.arange(demos.n_episodes)
-            return EpisodeBatches(packed, size, device=device, generator=generator, episodes=episodes)
+            return SequenceBatches(packed, size, sequence_length=None, device=device, generator=generator)
         return ResidentBatches(packed, size, device=device, generator=generator)
 
     return make
 
 
-def _all_batches(source: ResidentBatches | EpisodeBatches) -> Iterator[Batch]:
+def _all_batches(source: ResidentBatches | SequenceBatches) -> Iterator[Batch]:
     for chunk in source.epoch():
         yield from [chunk] if source.batch_size is None else chunk.split(source.batch_size)
 
 
-def _evaluate(value: Callable[[Batch], Tensor], source: ResidentBatches | EpisodeBatches) -> np.ndarray:
+def _evaluate(value: Callable[[Batch], Tensor], source: ResidentBatches | SequenceBatches) -> np.ndarray:
     with torch.no_grad():
         found = [value(batch).double().flatten().cpu() for batch in _all_batches(source)]
     return np.asarray(torch.cat(found).numpy())
@@ -250,7 +249,7 @@ def _values_after(
     model: BaseAlgorithm, demos: Demonstrations, cut: np.ndarray, value: Callable[[Batch], Tensor], source: Source
 ) -> np.ndarray:
     """The critic's value of what followed the cut; of the last observation where what followed is not known."""
-    if isinstance(source(np.zeros((len(demos), 1)), False), EpisodeBatches):
+    if isinstance(source(np.zeros((len(demos), 1)), False), SequenceBatches):
         return np.asarray(_evaluate(value, source(np.zeros((len(demos), 1)), False))[cut])
     if demos.next_frames is not None:
         frames, rows = demos.next_frames, cut

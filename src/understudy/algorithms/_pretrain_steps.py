@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from understudy.algorithms._cloning_steps import CloningStep, LossSettings, cloning_step
 from understudy.algorithms._pretrain_families import Family
-from understudy.algorithms._pretrain_sequences import recurrent_terms
+from understudy.algorithms._sequence_terms import recurrent_terms
 from understudy.algorithms._supervised import Step
 from understudy.data.batches import Batch
 from understudy.functional.cloning import cloning_loss

@@ -12,10 +12,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 
 from understudy.algorithms._pretrain_families import Family
-from understudy.algorithms._pretrain_sequences import EpisodeBatches, recurrent_terms, recurrent_values
 from understudy.algorithms._pretrain_steps import action_bounds, choice_values, deterministic_actions, trained_module
+from understudy.algorithms._sequence_terms import recurrent_terms, recurrent_values
 from understudy.data.batches import Batch, ResidentBatches
 from understudy.data.demonstrations import Demonstrations
+from understudy.data.sequences import SequenceBatches
 from understudy.errors import ConfigError
 from understudy.functional.pretraining import bowl_target, margin_of_choice, scale_action
 from understudy.policies.heads import as_targets, log_likelihood
@@ -130,7 +131,8 @@ def critic_only(model: BaseAlgorithm, family: Family, demos: Demonstrations) -> 
     one = Demonstrations(demos.obs_at(row), None, demos.acts_at(row), np.array([0, 1]))
     parameters = [p for p in policy.parameters() if p.requires_grad]
     if family == "recurrent":
-        batch = next(EpisodeBatches(one, 1, device=model.device, generator=None, episodes=np.array([0])).epoch())
+        source = SequenceBatches(one, 1, sequence_length=None, device=model.device, generator=None)
+        batch: Batch = next(source.epoch())
     else:
         batch = next(ResidentBatches(one, 1, device=model.device, generator=None).epoch())
     batch = dataclasses.replace(batch, acts=as_targets(batch.acts, model.action_space, next(policy.parameters()).dtype))

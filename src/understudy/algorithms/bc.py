@@ -33,6 +33,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from understudy.algorithms import base
 from understudy.algorithms._bc_checks import (
     check_covered,
+    check_memory,
     check_optimizer,
     check_options,
     check_policy,
@@ -61,13 +62,18 @@ from understudy.algorithms._network_state import (
     restore_optimizer,
     restore_passing_buffers,
 )
+from understudy.algorithms._sequence_steps import sequence_step
 from understudy.algorithms._supervised import Schedule, check_budget
 from understudy.algorithms.checkpoints import Checkpoints
+from understudy.data.chunks import check_chunks
 from understudy.data.demonstrations import BatchStream, Demonstrations, as_demonstrations
+from understudy.data.sequences import check_episodes_known
 from understudy.data.types import AnyPath, TransitionsMinimal
 from understudy.errors import ConfigError
 from understudy.policies.base import FeedForward32Policy, OffsetFeedForward32Policy
+from understudy.policies.chunks import foresees
 from understudy.policies.heads import action_offset
+from understudy.policies.recurrent import is_recurrent
 from understudy.util.checkpoint import Writer, latest, read_checkpoint, using
 from understudy.util.devices import resolve_device
 from understudy.util.logger import HierarchicalLogger
@@ -101,10 +107,13 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
         rng: decides everything random: initial weights, order of the samples, rollouts. A generator, a seed, or None
             for a seed that is drawn and logged.
         policy: a Stable-Baselines3 actor-critic policy, trained in place (``PPO(...).policy`` goes on learning with
-            PPO afterwards); None makes a FeedForward32Policy.
+            PPO afterwards), or one with memory of sb3-contrib (``RecurrentPPO(...).policy``), trained on sequences;
+            None makes a FeedForward32Policy.
         demonstrations: anything the data door takes: trajectories, transitions, arrays, batches, a DataLoader, a path.
-        batch_size: samples to an optimiser step. A DataLoader decides for itself.
-        minibatch_size: accumulate gradients over pieces of this size, to save memory; must divide ``batch_size``.
+        batch_size: samples to an optimiser step. A DataLoader decides for itself. With memory, as many sequences as
+            hold about so many samples, and at least one.
+        minibatch_size: accumulate gradients over pieces of this size, to save memory; must divide ``batch_size``. With
+            memory, whole sequences until there are as many samples.
         optimizer_cls: a ``torch.optim`` class.
         optimizer_kwargs: for it, ``lr`` among them; ``weight_decay`` is refused, use ``l2_weight``.
         ent_weight: weight of the entropy bonus, ≥ 0.
@@ -115,6 +124,10 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
         lr_schedule: learning rate from the progress remaining (1 → 0); None keeps the optimiser's.
         compile: compile the step with ``torch.compile`` (True, or a backend's name). Plain networks are faster
             without.
+        sequence_length: for a policy with memory, cut episodes into sequences of at most so many steps, each from an
+            empty memory; None is 128. What has to be remembered for longer is not learned.
+        burn_in: for a policy with memory, let up to so many steps before a sequence that begins in the middle of an
+            episode run the memory, without loss and without gradient.
 
     Raises:
         ConfigError: contradictory options.
@@ -142,6 +155,8 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
         max_grad_norm: float | None = None,
         lr_schedule: Schedule | None = None,
         compile: bool | str = False,
+        sequence_length: int | None = None,
+        burn_in: int = 0,
     ) -> None:
         check_options(batch_size, minibatch_size, optimizer_kwargs, ent_weight, l2_weight, max_grad_norm)
         check_spaces(observation_space, action_space)
@@ -151,6 +166,9 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
         self.batch_size = batch_size
         self.minibatch_size = minibatch_size
         self._policy = self._own_or_given(policy, device)
+        check_memory(self._policy, sequence_length, burn_in)
+        self.sequence_length = sequence_length
+        self.burn_in = burn_in
         self._demonstrations: Demonstrations | BatchStream | None = None
         super().__init__(demonstrations=demonstrations, custom_logger=custom_logger)
         check_optimizer(optimizer_cls)
@@ -163,7 +181,7 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
         self._compile = compile
         self._bc_logger: BCLogger | None = None
         self._choose_step = functools.partial(
-            cloning_step,
+            sequence_step if is_recurrent(self._policy) else cloning_step,
             self._policy,
             self.optimizer,
             LossSettings(ent_weight, l2_weight, max_grad_norm),
@@ -209,9 +227,14 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
             DataError: they cannot be used; see ``as_demonstrations``.
         """
         # The policy's spaces, not the environment's: Stable-Baselines3 policies take images channels-first.
-        self._demonstrations = as_demonstrations(
+        found = as_demonstrations(
             demonstrations, observation_space=self._policy.observation_space, action_space=self.action_space
         )
+        if is_recurrent(self._policy):
+            check_episodes_known(found)
+        if foresees(self._policy):
+            check_chunks(found)
+        self._demonstrations = found
 
     def train(
         self,
@@ -329,6 +352,8 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
             compile=self._compile,
             optimizer=type(self.optimizer).__name__,
             lr_schedule=self._lr_schedule is not None,
+            sequence_length=self.sequence_length,
+            burn_in=self.burn_in,
         )
 
     def _parts_in_files(self) -> Mapping[str, Writer]:
@@ -395,6 +420,8 @@ class BC(base.DemonstrationAlgorithm[TransitionsMinimal[Any]]):
                 max_grad_norm=options.max_grad_norm,
                 lr_schedule=lr_schedule,
                 compile=compile_option(options.compile, compile),
+                sequence_length=options.sequence_length,
+                burn_in=options.burn_in,
             )
             made.restore(state, checkpoint.path)
             return made

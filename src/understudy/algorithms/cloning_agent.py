@@ -39,14 +39,15 @@ from understudy.algorithms._cloning_agent_losses import (
     checked_losses,
     combined_weights,
     harmless_where_ignored,
+    share_of_steps,
 )
-from understudy.algorithms._cloning_agent_nests import leaf_spaces
 from understudy.algorithms._cloning_agent_network import NetworkCaller, parameter_dtype
 from understudy.algorithms._cloning_agent_policies import CloningPolicy, Epsilon, epsilon_value
 from understudy.algorithms._cloning_agent_specs import AgentSpecs
 from understudy.algorithms._cloning_agent_state import agent_state, load_agent, restore_agent
 from understudy.algorithms._cloning_agent_updates import OptimizerLike, Summaries, Updater, check_gradient_clipping
 from understudy.algorithms._supervised import FitResult, Schedule
+from understudy.data.nests import leaf_spaces
 from understudy.data.types import AnyPath
 from understudy.errors import ConfigError
 from understudy.functional.cloning_nests import aggregate
@@ -236,7 +237,8 @@ class BehavioralCloningAgent(AgentSpecs, base.BaseImitationAlgorithm):
         Args:
             experience: as `read` takes it.
             weights: one number, or one for each element, shape (batch,) or (batch, time), ≥ 0. At zero, what the
-                element holds does not matter, be it NaN. The mean divides by the number of elements.
+                element holds does not matter, be it NaN. The mean divides by the number of elements, less padding and
+                burn-in.
             training: mode of the network.
 
         Raises:
@@ -259,7 +261,7 @@ class BehavioralCloningAgent(AgentSpecs, base.BaseImitationAlgorithm):
         function = self.loss_fn if callable(self.loss_fn) else self._parts_loss
         per_element = checked_losses(function(read, training), outer, combined)
         regularization = _regularization(self.cloning_network, per_element)
-        total = aggregate(per_element, combined) + regularization
+        total = aggregate(per_element, combined) / share_of_steps(read) + regularization
         return LossInfo(total, BehavioralCloningLossInfo(per_element)), regularization, combined
 
     def train(self, experience: Any, weights: Any = None) -> LossInfo:
@@ -298,6 +300,7 @@ class BehavioralCloningAgent(AgentSpecs, base.BaseImitationAlgorithm):
         n_batches: int | None = None,
         batch_size: int = 64,
         sequence_length: int | None = None,
+        burn_in: int = 0,
         schedule: Schedule | None = None,
         on_epoch_end: Callable[[], None] | None = None,
         on_batch_end: Callable[[], None] | None = None,
@@ -313,6 +316,7 @@ class BehavioralCloningAgent(AgentSpecs, base.BaseImitationAlgorithm):
             batch_size: rows to a step; with ``num_outer_dims=2``, sequences.
             sequence_length: with ``num_outer_dims=2``, cut episodes into pieces of at most so many steps, each from the
                 initial state; None for whole episodes.
+            burn_in: let up to so many steps before such a piece run the memory, without loss and without gradient.
             schedule: learning rate from the progress remaining (1 → 0); None keeps the optimiser's.
             on_epoch_end: called after each whole pass.
             on_batch_end: called after each step.
@@ -332,6 +336,7 @@ class BehavioralCloningAgent(AgentSpecs, base.BaseImitationAlgorithm):
             n_batches=n_batches,
             batch_size=batch_size,
             sequence_length=sequence_length,
+            burn_in=burn_in,
             schedule=schedule,
             on_epoch_end=on_epoch_end,
             on_batch_end=on_batch_end,

@@ -27,19 +27,19 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from understudy.algorithms._bc_checks import check_batch_norm, check_options, fused_where_possible
 from understudy.algorithms._cloning_steps import LossSettings
-from understudy.algorithms._early_stopping import check_split, split_episodes
+from understudy.algorithms._early_stopping import check_split, episodes_of, split_episodes
 from understudy.algorithms._pretrain_close import StayClose
 from understudy.algorithms._pretrain_critic import CriticReport, CriticWarmup, warm_up
 from understudy.algorithms._pretrain_data import UnknownEnds, Views, ends_of, in_memory, read_views, rewards_seen
 from understudy.algorithms._pretrain_families import Family, check_model, family_of
 from understudy.algorithms._pretrain_hold import HoldActor
 from understudy.algorithms._pretrain_replay import check_room, fill, replay_buffer_of
-from understudy.algorithms._pretrain_sequences import EpisodeBatches
 from understudy.algorithms._pretrain_steps import PretrainStep, pretrain_step, trained_module
 from understudy.algorithms._pretrain_values import critic_only
 from understudy.algorithms._supervised import FitResult, Hooks, check_budget, fit
 from understudy.data.batches import BatchSource, ResidentBatches, StreamBatches
 from understudy.data.demonstrations import BatchStream, Demonstrations, RowRanges
+from understudy.data.sequences import SequenceBatches
 from understudy.data.stable_baselines import ExpertDataset
 from understudy.errors import ConfigError
 from understudy.util import logger as logging_door
@@ -129,8 +129,8 @@ def pretrain(
         learning_rate: of pretraining's own Adam.
         adam_epsilon: likewise.
         val_interval: epochs between two measurements; None is every epoch below ten, a tenth of them otherwise.
-        batch_size: transitions to a step; None is the dataset's own, or 64. Policies with memory take whole episodes
-            until there are as many.
+        batch_size: transitions to a step; None is the dataset's own, or 64. Policies with memory take as
+            many whole episodes as hold about so many, at least one.
         validation_fraction: part of the *episodes* to hold out, in [0, 1); None is an ExpertDataset's own split, or
             nothing. What is held out still takes part in the warm-up of the critic and fills the replay buffer.
         rng: decides the order of the transitions. A generator, a seed, or None for a seed that is drawn and logged.
@@ -243,10 +243,8 @@ class _Cloning:
             return StreamBatches(demos, device=device, channels_last=self._images)
         size = self._batch_size if order is not None else max(1024, self._batch_size)
         if self._recurrent:
-            episodes = np.arange(demos.n_episodes)
-            if isinstance(rows, RowRanges):
-                episodes = np.searchsorted(demos.episode_offsets, rows.starts, side="right") - 1
-            return EpisodeBatches(demos, size, device=device, generator=order, episodes=episodes)
+            episodes = np.array(episodes_of(demos, rows)) if isinstance(rows, RowRanges) else None
+            return SequenceBatches(demos, size, sequence_length=None, device=device, generator=order, episodes=episodes)
         return ResidentBatches(demos, size, device=device, generator=order, rows=rows, channels_last=self._images)
 
     def run(

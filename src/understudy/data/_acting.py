@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from stable_baselines3.common import distributions
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import Tensor
 
+from understudy.data._small_networks import actor_outputs
 from understudy.errors import NonFiniteDataError
 
 Actor = Callable[[Any], np.ndarray]
@@ -31,6 +32,9 @@ def lean_actor(policy: BasePolicy, deterministic: bool) -> Actor | None:
     """
     if type(policy).predict is not BasePolicy.predict or "predict" in vars(policy):
         return None
+    small = _small_actor(policy, deterministic)
+    if small is not None:
+        return small
     choose = _plain_head(policy, deterministic)
     if choose is None:
 
@@ -67,17 +71,64 @@ def _not_a_number(policy: BasePolicy) -> NonFiniteDataError:
     )
 
 
+def _is_unmodified(policy: BasePolicy) -> TypeGuard[ActorCriticPolicy]:
+    if not isinstance(policy, ActorCriticPolicy):
+        return False
+    kind = type(policy)
+    return (
+        kind._predict is ActorCriticPolicy._predict
+        and kind.get_distribution is ActorCriticPolicy.get_distribution
+        and kind._get_action_dist_from_latent is ActorCriticPolicy._get_action_dist_from_latent
+        and kind.extract_features is ActorCriticPolicy.extract_features
+    )
+
+
+def _small_actor(policy: BasePolicy, deterministic: bool) -> Actor | None:
+    """Choices, or samples of a Gaussian, of a small network over vectors.
+
+    The mean of a Gaussian is left to torch: it is compared with ``predict`` to the last bit.
+    """
+    if not _is_unmodified(policy):
+        return None
+    distribution = type(policy.action_dist)
+    chooses = distribution is distributions.CategoricalDistribution
+    if not chooses and (deterministic or distribution is not distributions.DiagGaussianDistribution):
+        return None
+    outputs = actor_outputs(policy)
+    if outputs is None:
+        return None
+
+    def finite(obs: np.ndarray) -> np.ndarray:
+        out = outputs(obs)
+        if not math.isfinite(np.add.reduce(out, axis=None)):
+            raise _not_a_number(policy)
+        return out
+
+    if not chooses:
+        space = policy.action_space
+        assert isinstance(space, spaces.Box)
+        std = policy.log_std.detach().exp().numpy()
+
+        def sampled(obs: np.ndarray) -> np.ndarray:
+            mean = finite(obs)
+            acts = (mean + std * torch.randn(mean.shape).numpy()).reshape(-1, *space.shape)
+            return np.asarray(np.clip(acts, space.low, space.high))
+
+        return sampled
+    if deterministic:
+        return lambda obs: finite(obs).argmax(1)
+
+    def choices(obs: np.ndarray) -> np.ndarray:
+        logits = finite(obs)
+        # The largest of log p − log E with E ~ Exp(1) is a draw from p (the Gumbel-max trick, −log E being Gumbel).
+        return np.asarray((logits - np.log(torch.empty(logits.shape).exponential_().numpy())).argmax(1))
+
+    return choices
+
+
 def _plain_head(policy: BasePolicy, deterministic: bool) -> Callable[[Any], Tensor] | None:
     """Sampling straight from the actor's outputs, for the plain distributions of an unmodified policy."""
-    if not isinstance(policy, ActorCriticPolicy):
-        return None
-    kind = type(policy)
-    if (
-        kind._predict is not ActorCriticPolicy._predict
-        or kind.get_distribution is not ActorCriticPolicy.get_distribution
-        or kind._get_action_dist_from_latent is not ActorCriticPolicy._get_action_dist_from_latent
-        or kind.extract_features is not ActorCriticPolicy.extract_features
-    ):
+    if not _is_unmodified(policy):
         return None
 
     def outputs(obs: Any) -> Tensor:

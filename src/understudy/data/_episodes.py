@@ -52,6 +52,8 @@ class _Column:
 
 def _parts(obs: Any) -> dict[str, np.ndarray]:
     """Observations as named arrays; a plain array gets the empty name."""
+    if type(obs) is np.ndarray:
+        return {"": obs}
     if isinstance(obs, DictObs):
         return obs.unwrap()
     if isinstance(obs, Mapping):
@@ -128,7 +130,9 @@ class EpisodeRecorder:
         if self._keep_infos:
             self._infos.append(infos)
         self._rows += 1
-        finished = []
+        finished: list[tuple[int, TrajectoryWithRew]] = []
+        if not np.any(dones):
+            return finished
         for nth, env in enumerate(np.flatnonzero(dones)):
             info = infos[int(env)]
             last = info["terminal_observation"] if ends is None else ends[nth]

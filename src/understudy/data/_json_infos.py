@@ -14,7 +14,9 @@ from understudy.data.dict_obs import DictObs
 from understudy.errors import CorruptFileError, DataError
 
 _PLAIN = (str, int, float, bool, type(None))
+_PLAIN_TYPES, _STRING = frozenset(_PLAIN), frozenset((str,))
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_MOST_KNOWN = 4096
 _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
@@ -56,9 +58,39 @@ def encode_info(info: Mapping[str, Any], where: str) -> bytes:
     """
     if not info:
         return b"{}"
-    if type(info) is not dict or not all(type(key) is str and type(value) in _PLAIN for key, value in info.items()):
-        info = _plain(info, where)
-    return _encode(info).encode()
+    return _encode(info if _is_plain(info) else _plain(info, where)).encode()
+
+
+def _is_plain(info: Mapping[str, Any]) -> bool:
+    return (
+        type(info) is dict and _STRING.issuperset(map(type, info)) and _PLAIN_TYPES.issuperset(map(type, info.values()))
+    )
+
+
+def encode_infos(infos: Iterable[Mapping[str, Any]], where: str) -> list[bytes]:
+    """As ``encode_info`` each; infos that say the same of step after step are encoded once."""
+    lines: list[bytes] = []
+    known: dict[Any, bytes] = {}
+    for step, info in enumerate(infos):
+        if not info:
+            lines.append(b"{}")
+            continue
+        if not _is_plain(info):
+            lines.append(encode_info(info, f"{where}, infos[{step}]"))
+            continue
+        values = tuple(info.values())
+        types = tuple(map(type, values))  # 1 and True are equal
+        if float in types:  # 0.0 and -0.0 are equal, and numbers seldom repeat
+            lines.append(_encode(info).encode())
+            continue
+        same = (tuple(info), values, types)
+        line = known.get(same)
+        if line is None:
+            line = _encode(info).encode()
+            if len(known) < _MOST_KNOWN:
+                known[same] = line
+        lines.append(line)
+    return lines
 
 
 class JsonInfos(Sequence[Mapping[str, Any]]):
@@ -181,10 +213,7 @@ class InfoColumn:
             if isinstance(steps, JsonInfos) and steps.is_plain:
                 lines += steps.lines()
             elif steps is not None:
-                lines += [
-                    encode_info(info, f"trajectory {number}, infos[{t}]") if info else b"{}"
-                    for t, info in enumerate(steps)
-                ]
+                lines += encode_infos(steps, f"trajectory {number}")
             ends.append(len(lines))
         text_offsets = np.zeros(len(lines) + 1, dtype=np.int64)
         np.cumsum([len(line) for line in lines], out=text_offsets[1:])

@@ -8,7 +8,7 @@ needed, with memory that does not grow with the file (``_order.py`` says in whic
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,7 +42,7 @@ class Batch:
 
     def __len__(self) -> int:
         """Number of rows."""
-        return len(self.acts)
+        return self.acts.shape[0]  # `len` of a tensor asks torch whether it is being traced
 
     def split(self, batch_size: int) -> Iterator[Batch]:
         """Cut into batches; the last one may be smaller. They are views."""
@@ -163,6 +163,7 @@ class ResidentBatches:
         rows: use these transitions only.
         channels_last: give image observations with channels last in memory (their shape stays channels-first).
         row_bytes: what a row will take once it is prepared, where that is more than it takes here; bounds the chunks.
+        targets: gives what stands in place of the actions of these transitions (indices), one row each.
 
     Raises:
         ConfigError: ``batch_size`` < 1.
@@ -179,6 +180,7 @@ class ResidentBatches:
         rows: np.ndarray | RowRanges | None = None,
         channels_last: bool = False,
         row_bytes: int = 0,
+        targets: Callable[[np.ndarray], Tensor] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(expected="`batch_size` ≥ 1", got=str(batch_size), do="pass a positive batch size")
@@ -188,6 +190,7 @@ class ResidentBatches:
         self._device = device
         self._channels_last = channels_last
         self._rows = rows
+        self._targets = targets
         self.n_rows = len(demos) if rows is None else len(rows)
         """Rows in an epoch."""
         if self.n_rows == 0:
@@ -227,7 +230,7 @@ class ResidentBatches:
             rows = self._rows_at(torch.from_numpy(window.positions)).numpy()
             columns = _Columns(pieces.gather(rows), self._device, self._channels_last)
             for shuffled in window.shuffle[first:].split(self._chunk):
-                yield columns.pick(shuffled)
+                yield self._aimed(columns.pick(shuffled), rows[shuffled.numpy()])
             first = 0
             del columns  # before the next ones are made
 
@@ -241,8 +244,16 @@ class ResidentBatches:
     def pick(self, rows: Tensor) -> Batch:
         """The given transitions (indices into the demonstrations), on the device."""
         if self._pieces is None:
-            return self._whole().pick(rows)
-        return _Columns(self._pieces.gather(rows.cpu().numpy()), self._device, self._channels_last).pick(None)
+            return self._aimed(self._whole().pick(rows), rows)
+        gathered = self._pieces.gather(rows.cpu().numpy())
+        return self._aimed(_Columns(gathered, self._device, self._channels_last).pick(None), rows)
+
+    def _aimed(self, batch: Batch, rows: Tensor | np.ndarray) -> Batch:
+        """The batch with other targets than the rows' own actions, where that is wanted."""
+        if self._targets is None:
+            return batch
+        wanted = rows.cpu().numpy() if isinstance(rows, Tensor) else rows
+        return dataclasses.replace(batch, acts=self._targets(wanted).to(self._device))
 
 
 def _in_pieces(demos: Demonstrations, n_rows: int) -> Pieces | None:

@@ -105,7 +105,8 @@ def _generate(
         state: tuple[np.ndarray, ...] | None = None
         dones = np.ones(n_envs, dtype=bool)
         active = np.ones(n_envs, dtype=bool)
-        while active.any():
+        idle: list[int] = []
+        while len(idle) < n_envs:
             acts, state = act(obs, state, dones)
             chosen = np.array(acts)  # an environment may scale its action in place
             obs, rews, dones, infos = venv.step(acts)
@@ -122,8 +123,9 @@ def _generate(
                 trajectories.append(_as_the_environment_saw(trajectory, last_info) if unwrap else trajectory)
             if ended and sample_until(trajectories):
                 active &= ~dones
-            for idle in np.flatnonzero(~active):
-                recorder.forget(int(idle))
+                idle = np.flatnonzero(~active).tolist()
+            for env in idle:
+                recorder.forget(env)
     # Environments finish short episodes first; without shuffling, a prefix of the list would be biased to them.
     rng.shuffle(trajectories)
     return trajectories

@@ -1,4 +1,4 @@
-"""One policy, one sealed safetensors file (`_sealed`): the tensors, and the policy's spec (`_spec`) as its document.
+"""One policy, one sealed safetensors file: its tensors, and its spec (`_spec`) as the document beside them.
 
 The document also names the tensors that share memory (``aliases``).
 """
@@ -15,10 +15,11 @@ import torch
 from stable_baselines3.common.policies import BasePolicy
 
 from understudy.errors import ConfigError, CorruptFileError, UntrustedFileError
-from understudy.policies._budget import AllocationBudget, check_space_size
-from understudy.policies._sealed import read_sealed, write_sealed
 from understudy.policies._spec import policy_from_spec, policy_to_spec
+from understudy.util.build_budget import AllocationBudget, check_space_size
+from understudy.util.module_tensors import fill, unique_tensors
 from understudy.util.paths import AnyPath, parse_path
+from understudy.util.sealed import read_sealed, write_sealed
 
 
 def write_policy(policy: BasePolicy, path: AnyPath, extra: Mapping[str, Any] | None = None) -> None:
@@ -27,7 +28,7 @@ def write_policy(policy: BasePolicy, path: AnyPath, extra: Mapping[str, Any] | N
     Raises:
         ConfigError: the policy cannot be built again from what its attributes say of it.
     """
-    tensors, aliases = _unique_tensors(policy)
+    tensors, aliases = unique_tensors(policy)
     spec = policy_to_spec(policy)
     _check_spec(policy, spec)
     write_sealed(path, {**spec, "aliases": aliases, "extra": dict(extra or {})}, tensors)
@@ -69,14 +70,6 @@ def read_policy(
     return policy, extra
 
 
-def fill(policy: BasePolicy, state: Mapping[str, torch.Tensor]) -> None:
-    """Load every tensor, none left over, in the type that they have."""
-    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
-    if len(dtypes) == 1:
-        policy.to(dtypes.pop())  # after `.double()` or `.half()`: copying would cast silently
-    policy.load_state_dict(dict(state), strict=True)
-
-
 def _check_spec(policy: BasePolicy, spec: Mapping[str, Any]) -> None:
     """Build the policy from its spec and compare the tensors' names and shapes."""
     architecture = {key: spec[key] for key in ("format", "policy", "observation_space", "action_space", "parameters")}
@@ -106,22 +99,3 @@ def _not_described(policy: BasePolicy, got: str) -> ConfigError:
         got,
         "give a class of your own to a policy whose networks were changed after it was made; it is kept by name then",
     )
-
-
-def _unique_tensors(policy: BasePolicy) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Each tensor once, and for further names of the same one the name it is stored under."""
-    tensors: dict[str, torch.Tensor] = {}
-    aliases: dict[str, str] = {}
-    first_name: dict[tuple[Any, ...], str] = {}
-    for name, value in policy.state_dict().items():
-        if not isinstance(value, torch.Tensor):
-            raise ConfigError(
-                "a state_dict of tensors", f"{name} of type {type(value).__name__}", "drop the extra state"
-            )
-        identity = (value.data_ptr(), value.shape, value.stride(), value.dtype)
-        if value.numel() > 0 and identity in first_name:
-            aliases[name] = first_name[identity]
-            continue
-        first_name[identity] = name
-        tensors[name] = value.detach().cpu().contiguous().clone()
-    return tensors, aliases

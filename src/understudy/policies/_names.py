@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from understudy.util.value_json import LAYER_CLASSES
+
 _SB3 = "stable_baselines3"
 _MASKABLE = "sb3_contrib.common.maskable.policies"
 _RECURRENT = "sb3_contrib.common.recurrent.policies"
-_ACTIVATIONS = (
-    *("CELU", "ELU", "GELU", "Hardsigmoid", "Hardswish", "Hardtanh", "Identity", "LeakyReLU", "LogSigmoid", "Mish"),
-    *("PReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softplus", "Softsign", "Tanh"),
-)
 _OPTIMIZERS = ("ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
 
 POLICY_CLASSES: Mapping[str, str] = {
@@ -44,6 +42,9 @@ POLICY_CLASSES: Mapping[str, str] = {
     "FeedForward32Policy": "understudy.policies.base:FeedForward32Policy",
     "OffsetFeedForward32Policy": "understudy.policies.base:OffsetFeedForward32Policy",
     "SAC1024Policy": "understudy.policies.base:SAC1024Policy",
+    "MixturePolicy": "understudy.policies.mixture:MixturePolicy",
+    "SquashedGaussianPolicy": "understudy.policies.squashed:SquashedGaussianPolicy",
+    "ChunkingPolicy": "understudy.policies.chunks:ChunkingPolicy",
     "RandomPolicy": "understudy.policies.base:RandomPolicy",
     "ZeroPolicy": "understudy.policies.base:ZeroPolicy",
 }
@@ -54,10 +55,8 @@ PART_CLASSES: Mapping[str, str] = {
     "NatureCNN": f"{_SB3}.common.torch_layers:NatureCNN",
     "CombinedExtractor": f"{_SB3}.common.torch_layers:CombinedExtractor",
     "NormalizeFeaturesExtractor": "understudy.policies.base:NormalizeFeaturesExtractor",
-    "RunningNorm": "understudy.util.networks:RunningNorm",
-    "EMANorm": "understudy.util.networks:EMANorm",
     "RMSpropTFLike": f"{_SB3}.common.sb2_compat.rmsprop_tf_like:RMSpropTFLike",
-    **{name: f"torch.nn:{name}" for name in _ACTIVATIONS},
+    **LAYER_CLASSES,
     **{name: f"torch.optim:{name}" for name in _OPTIMIZERS},
 }
 """What a constructor's argument may be, besides plain values: extractors, normalisers, activations, optimisers."""

@@ -13,15 +13,15 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import ConstantSchedule
 
 from understudy.errors import ConfigError, CorruptFileError, MissingExtraError, SpaceMismatchError
-from understudy.policies._budget import AllocationBudget, TooLargeError
-from understudy.policies._files import fill
 from understudy.policies._names import place_of_part, place_of_policy
 from understudy.policies._plain_text import ClassName, Construction, Opaque, UnreadableTextError, parse
 from understudy.policies._schedules import first_rate
 from understudy.policies._space_text import SpaceText, disagreement, in_order_of, read_space_text, space_from_text
 from understudy.policies._spec import accepts
 from understudy.policies._stable_zip import StableZip, is_pickled
+from understudy.util.build_budget import AllocationBudget, TooLargeError
 from understudy.util.image_spaces import channels_first, policy_sees, same_space
+from understudy.util.module_tensors import fill
 from understudy.util.registry import load_attr
 
 _FUNCTION = re.compile(r"<function (\w{1,100})\.\w{1,100} at 0x[0-9a-f]{1,16}>")

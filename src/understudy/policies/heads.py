@@ -85,7 +85,10 @@ class _DiagonalGaussian:
 
 
 def head_of(policy: ActorCriticPolicy) -> Head | None:
-    """The head of a policy, or None where its distribution is not one of the four plain ones."""
+    """The head of a policy, or None where its distribution is not one of the four plain ones and it brings none."""
+    own: Head | None = getattr(policy, "cloning_head", None)  # of a policy of ours that brings one
+    if own is not None:
+        return own
     distribution = policy.action_dist
     kind = type(distribution)
     if kind is distributions.CategoricalDistribution:
@@ -102,9 +105,10 @@ def head_of(policy: ActorCriticPolicy) -> Head | None:
 def acts_by_its_parts(policy: ActorCriticPolicy) -> bool:
     """Whether the policy's distribution comes from its parts the way Stable-Baselines3 puts them together."""
     kind = type(policy)
+    from_latent = kind._get_action_dist_from_latent is ActorCriticPolicy._get_action_dist_from_latent
     return (
         kind.get_distribution is ActorCriticPolicy.get_distribution
-        and kind._get_action_dist_from_latent is ActorCriticPolicy._get_action_dist_from_latent
+        and (from_latent or getattr(policy, "cloning_head", None) is not None)
         and kind.extract_features is ActorCriticPolicy.extract_features
     )
 
@@ -140,6 +144,13 @@ def log_likelihood(
     if head is not None:
         features = actor_features(policy, obs, preprocess)
         return head.terms(policy.action_net(policy.mlp_extractor.forward_actor(features)), targets)
+    return distribution_terms(policy, policy.get_distribution(obs), targets)
+
+
+def distribution_terms(
+    policy: ActorCriticPolicy, distribution: distributions.Distribution, targets: Tensor
+) -> HeadTerms:
+    """As ``log_likelihood``, of a distribution that the policy gave."""
     if policy.squash_output:
         assert isinstance(policy.action_space, spaces.Box)
         low, high = (
@@ -147,7 +158,6 @@ def log_likelihood(
             for bound in (policy.action_space.low, policy.action_space.high)
         )
         targets = 2 * (targets - low) / (high - low) - 1
-    distribution = policy.get_distribution(obs)
     shape = policy.action_space.shape
     log_prob = distribution.log_prob(targets.reshape(-1, *shape) if shape else targets)
     entropy = distribution.entropy()

@@ -16,8 +16,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from understudy.errors import CorruptFileError, MissingFileError, SpaceMismatchError, UntrustedFileError
 from understudy.policies._inert_arrays import array_of, number_of
 from understudy.policies._inert_pickle import Call, MalformedPickleError, read_inert
-from understudy.policies._sealed import is_zip_or_pickle, read_sealed, write_sealed
 from understudy.util.paths import AnyPath, parse_path
+from understudy.util.sealed import is_zip_or_pickle, read_sealed, write_sealed
 from understudy.util.versions import library_versions
 
 _KIND = "vec_normalize"

@@ -6,8 +6,8 @@ import torch
 from stable_baselines3.common.policies import BasePolicy
 
 from understudy.errors import CheckpointError, CorruptFileError, UnderstudyError
-from understudy.policies._sealed import read_sealed
 from understudy.util.paths import AnyPath, parse_path
+from understudy.util.sealed import read_sealed
 
 
 def load_weights(policy: BasePolicy, path: AnyPath) -> None:

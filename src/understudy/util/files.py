@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import ctypes
 import errno
 import hashlib
@@ -124,7 +125,31 @@ def _publish(staged: Path, target: Path) -> None:
         target.rename(old)
         staged.rename(target)
         _remove(old)
-    sync(target.parent)
+    waiting = _WAITING.get()
+    if waiting is None:
+        sync(target.parent)
+    else:
+        waiting.add(target.parent)
+
+
+_WAITING: contextvars.ContextVar[set[Path] | None] = contextvars.ContextVar("folders to be synced", default=None)
+
+
+@contextlib.contextmanager
+def names_synced_once() -> Iterator[None]:
+    """For several files in a row: while this is open the folders of their names are not synced, but once at its end.
+
+    Each file is complete under its name as ever, should the process be killed; that the name outlives a power cut holds
+    from the end on.
+    """
+    folders: set[Path] = set()
+    token = _WAITING.set(folders)
+    try:
+        yield
+    finally:
+        _WAITING.reset(token)
+        for folder in folders:
+            sync(folder)
 
 
 def _node() -> str:

@@ -176,15 +176,19 @@ class ClosedFormMLP:
         self._weight_grads = [_grad(layer.linear.weight) for layer in layers]
         self._bias_grads = [None if layer.linear.bias is None else _grad(layer.linear.bias) for layer in layers]
         self._activations = [layer.activations for layer in layers]
+        # Rows from which on a layer's products go to oneDNN: asked three times a step, so it must cost nothing.
+        self._large_from = [onednn.worthwhile_from(weight) for weight in self._weights]
         self._inputs: list[Tensor] = []
         self._kept: list[list[Tensor]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs, shape (batch, out), of inputs of shape (batch, in); keeps what ``backward`` needs."""
+        rows = x.shape[0]
         inputs, kept = [], []
-        for weight_t, bias, activations in zip(self._transposed, self._biases, self._activations, strict=True):
+        layers = zip(self._transposed, self._biases, self._activations, self._large_from, strict=True)
+        for weight_t, bias, activations, large_from in layers:
             inputs.append(x)
-            if onednn.worthwhile(len(x), weight_t):
+            if rows >= large_from:
                 x = onednn.product_t(x, weight_t.t(), bias)
             else:
                 x = torch.mm(x, weight_t) if bias is None else torch.addmm(bias, x, weight_t)
@@ -204,10 +208,11 @@ class ClosedFormMLP:
 
     def backward(self, d: Tensor) -> None:
         """Write the gradients of all parameters, given the gradient of the last forward's outputs."""
+        rows = d.shape[0]
         for i in range(len(self._weights) - 1, -1, -1):
             for activation, kept in zip(reversed(self._activations[i]), reversed(self._kept[i]), strict=True):
                 d = activation.backward(d, kept)
-            large = onednn.worthwhile(len(d), self._weights[i])
+            large = rows >= self._large_from[i]
             if large:
                 self._weight_grads[i].copy_(onednn.product_t(d.t(), self._inputs[i].t()))
             else:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from copy import deepcopy
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs
 
@@ -15,9 +17,10 @@ _CANNOT_CHANGE = frozenset((bool, int, float, str, type(None), np.bool_, np.floa
 
 def _copied(info: dict[str, Any]) -> dict[str, Any]:
     """As ``deepcopy``, which walks the dictionary slowly even where nothing in it could change later."""
-    if all(type(value) in _CANNOT_CHANGE for value in info.values()):
-        return info.copy()
-    return deepcopy(info)
+    for value in info.values():
+        if type(value) not in _CANNOT_CHANGE:
+            return deepcopy(info)
+    return info.copy()
 
 
 class LeanDummyVecEnv(DummyVecEnv):
@@ -29,21 +32,40 @@ class LeanDummyVecEnv(DummyVecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments; finished ones are reset, their last observation is in their info."""
+        rews, dones, actions = self.buf_rews, self.buf_dones, self.actions
+        whole = self.buf_obs[None] if list(self.keys) == [None] else None  # type: ignore[index]
         infos: list[dict[str, Any]] = []
         for i, env in enumerate(self.envs):
-            obs, self.buf_rews[i], terminated, truncated, info = env.step(self.actions[i])
-            done = terminated or truncated
-            self.buf_dones[i] = done
+            obs, rews[i], terminated, truncated, info = env.step(actions[i])
+            dones[i] = done = terminated or truncated
             info = _copied(info)
             info["TimeLimit.truncated"] = truncated and not terminated
             if done:
                 info["terminal_observation"] = deepcopy(obs)
                 obs, self.reset_infos[i] = env.reset()
-            self._save_obs(i, obs)
+            if whole is None:
+                self._save_obs(i, obs)
+            else:
+                whole[i] = obs
             infos.append(info)
         self.buf_infos = infos
-        return self._obs_from_buf(), self.buf_rews.copy(), self.buf_dones.copy(), infos
+        return self._obs_from_buf(), rews.copy(), dones.copy(), infos
 
     def _obs_from_buf(self) -> VecEnvObs:
         copies = {key: array.copy() for key, array in self.buf_obs.items()}
         return dict_to_obs(self.observation_space, copies)
+
+
+def first_of(venv: VecEnv, n: int) -> VecEnv:
+    """The first ``n`` environments, where they can be stepped without the others; else all of them.
+
+    They are the same objects: a step in one of the two is a step in both. Reset before going on with the other.
+    """
+    if type(venv) not in (DummyVecEnv, LeanDummyVecEnv) or n >= venv.num_envs:
+        return venv
+    assert isinstance(venv, DummyVecEnv)
+    return LeanDummyVecEnv([functools.partial(_itself, env) for env in venv.envs[:n]])
+
+
+def _itself(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    return env

@@ -8,6 +8,7 @@ large linear layers to the same speed. On all other machines nothing changes.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,12 +51,14 @@ def product_t(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def worthwhile(rows: int, weight: Tensor) -> bool:
     """Whether a product of so many rows with this weight should go to oneDNN here."""
-    return (
-        rows * weight.numel() >= _WORTHWHILE
-        and weight.dtype == torch.float32
-        and weight.device.type == "cpu"
-        and beats_blas()
-    )
+    return rows * weight.numel() >= _WORTHWHILE and rows >= worthwhile_from(weight)
+
+
+def worthwhile_from(weight: Tensor) -> float:
+    """Rows from which on a product with this weight should go to oneDNN here; infinity for never."""
+    if weight.numel() == 0 or weight.dtype != torch.float32 or weight.device.type != "cpu" or not beats_blas():
+        return math.inf
+    return _WORTHWHILE / weight.numel()
 
 
 class _Linear(torch.autograd.Function):

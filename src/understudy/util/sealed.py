@@ -24,7 +24,7 @@ _KEY = "understudy"
 _BLANK = "0" * 64
 _MAX_HEADER = 1 << 26
 _MAX_STRUCTURE = 300_000
-"""Brackets and commas: a policy has some ten a tensor, and one for each bound of a space that differs."""
+"""Brackets and commas: a network has some ten a tensor, and one for each bound of a space that differs."""
 
 
 def write_sealed(path: AnyPath, document: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
@@ -61,7 +61,7 @@ def read_sealed(path: AnyPath) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
         raise UntrustedFileError(
             "a safetensors file",
             f"{file}, a zip archive or pickle, which could run code when read",
-            "load it with the program that wrote it and save it again with save_policy; "
+            "load it with the program that wrote it and save it again with save_policy or save_reward_net; "
             "for a zip of Stable-Baselines3 use load_policy('ppo', venv, path=...)",
         )
     try:
