@@ -52,6 +52,24 @@ def test_dict_observations_reach_the_policy_as_a_dict() -> None:
     np.testing.assert_array_equal(action_errors(Constant(0), [trajectory], spaces.Discrete(2)).per_step, [[0, 1]])
 
 
+class Counts:
+    """Answers the number of observations it has seen in this episode."""
+
+    def predict(
+        self, obs: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, tuple[np.ndarray]]:
+        before = np.zeros(len(obs)) if state is None else state[0]
+        seen = np.where(np.ones(len(obs), bool) if episode_start is None else episode_start, 0, before) + 1
+        return seen.astype(np.int64), (seen,)
+
+
+def test_a_policy_with_memory_sees_each_episode_in_order() -> None:
+    episodes = [_trajectory([1, 2, 3]), _trajectory([1]), _trajectory([1, 2, 0, 4, 5])]
+    errors = action_errors(Counts(), episodes, spaces.Discrete(9))
+    np.testing.assert_array_equal(errors.predicted, [1, 2, 3, 1, 1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(np.nansum(errors.per_step, axis=1), [0, 0, 1])
+
+
 def test_curve_averages_stretches_and_ignores_what_is_over() -> None:
     per_step = np.array([[0, 1, 1, 1], [0, 0, 1, np.nan]], dtype=float)
     curve = error_curve(per_step, n_points=2)

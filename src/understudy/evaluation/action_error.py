@@ -14,10 +14,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from understudy.data.demonstrations import read_demonstrations
+from understudy.data.demonstrations import Demonstrations, read_demonstrations
 from understudy.data.types import maybe_unwrap_dictobs
 
 _BATCH = 4096
+_TOGETHER = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ErrorCurve:
 
 
 def action_errors(policy: Any, demonstrations: Any, action_space: gym.Space[Any]) -> ActionErrors:
-    """Ask ``policy`` (deterministically, without recurrent state) at every recorded observation.
+    """Ask ``policy`` (deterministically) at every recorded observation; one with memory sees whole episodes in order.
 
     The error is 1 for a different Discrete action; the share of differing components of MultiDiscrete and MultiBinary
     actions; for Box actions the mean absolute difference, as a share of the range where the space is bounded.
@@ -66,7 +67,7 @@ def action_errors(policy: Any, demonstrations: Any, action_space: gym.Space[Any]
         EmptyDataError: no step at all.
     """
     demos = read_demonstrations(demonstrations)
-    predicted = _predict(policy, demos.obs).reshape(demos.acts.shape)
+    predicted = _predict(policy, demos).reshape(demos.acts.shape)
     errors, unit = _distance(demos.acts, predicted, action_space)
     lengths = demos.episode_lengths
     per_step = np.full((len(lengths), lengths.max()), np.nan)
@@ -107,20 +108,36 @@ def error_curve(
     )
 
 
-def _predict(policy: Any, obs: Any) -> np.ndarray:
-    arrays = maybe_unwrap_dictobs(obs)
-    n = len(next(iter(arrays.values()))) if isinstance(arrays, dict) else len(arrays)
+def _predict(policy: Any, demos: Demonstrations) -> np.ndarray:
+    obs = maybe_unwrap_dictobs(demos.obs)
     chunks = []
-    for start in range(0, n, _BATCH):
-        part = slice(start, start + _BATCH)
-        # Copied: Stable-Baselines3 hands arrays to torch as they are, and torch warns of those mapped from a file.
-        batch = (
-            {key: value[part].copy() for key, value in arrays.items()}
-            if isinstance(arrays, dict)
-            else arrays[part].copy()
-        )
-        chunks.append(np.asarray(policy.predict(batch, deterministic=True)[0]))
+    for start in range(0, len(demos), _BATCH):
+        acts, memory = policy.predict(_rows(obs, slice(start, start + _BATCH)), deterministic=True)
+        if memory is not None:
+            return _predict_in_order(policy, obs, demos)
+        chunks.append(np.asarray(acts))
     return np.concatenate(chunks)
+
+
+def _predict_in_order(policy: Any, obs: Any, demos: Demonstrations) -> np.ndarray:
+    """Step by step, up to ``_TOGETHER`` episodes beside each other; one that has ended waits for the others."""
+    predicted = np.empty_like(demos.acts)
+    first, length = demos.episode_offsets[:-1], demos.episode_lengths
+    for start in range(0, len(first), _TOGETHER):
+        begins, lengths = first[start : start + _TOGETHER], length[start : start + _TOGETHER]
+        memory, starts = None, np.ones(len(begins), dtype=bool)
+        for t in range(int(lengths.max())):
+            rows = begins + np.minimum(t, lengths - 1)
+            acts, memory = policy.predict(_rows(obs, rows), memory, starts, deterministic=True)
+            running = t < lengths
+            predicted[rows[running]] = np.asarray(acts).reshape(len(rows), *demos.acts.shape[1:])[running]
+            starts = np.zeros(len(begins), dtype=bool)
+    return predicted
+
+
+def _rows(obs: Any, rows: Any) -> Any:
+    # Copied: Stable-Baselines3 hands arrays to torch as they are, and torch warns of those mapped from a file.
+    return {key: np.array(value[rows]) for key, value in obs.items()} if isinstance(obs, dict) else np.array(obs[rows])
 
 
 def _distance(recorded: np.ndarray, predicted: np.ndarray, space: gym.Space[Any]) -> tuple[np.ndarray, str]:
