@@ -14,8 +14,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from understudy.data.dict_obs import DictObs
 from understudy.data.types import TrajectoryWithRew
-from understudy.data.wrappers import BufferingWrapper, RolloutInfoWrapper
-from understudy.errors import CallOrderError, ConfigError, DataError
+from understudy.data.wrappers import BufferingWrapper, RolloutInfoWrapper, StartAtZero, counted_from_zero
+from understudy.errors import CallOrderError, ConfigError, DataError, SpaceMismatchError, UnsupportedSpaceError
 
 
 class Counter(gym.Env[Any, Any]):
@@ -342,3 +342,47 @@ def test_an_environment_made_from_the_wrapped_spec_is_wrapped_too() -> None:
     env = RolloutInfoWrapper(gym.make("CartPole-v1"))
     assert env.spec is not None
     assert isinstance(gym.make(env.spec), RolloutInfoWrapper)
+
+
+class Asked(gym.Env[Any, Any]):
+    """Remembers the action it was given."""
+
+    observation_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, action_space: gym.Space[Any]) -> None:
+        self.action_space = action_space
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action)
+        return np.zeros(1, np.float32), 0.0, False, False, {"given": action}
+
+
+@pytest.mark.parametrize(
+    ("space", "shifted", "action", "given"),
+    [
+        (spaces.Discrete(3, start=3), spaces.Discrete(3), np.int64(2), 5),
+        (spaces.Discrete(3, start=-1), spaces.Discrete(3), np.int64(0), -1),
+        (spaces.MultiDiscrete([2, 3], start=[-1, 5]), spaces.MultiDiscrete([2, 3]), np.array([1, 2]), [0, 7]),
+    ],
+)
+def test_actions_from_zero_arrive_as_the_environments_own(
+    space: gym.Space[Any], shifted: gym.Space[Any], action: Any, given: Any
+) -> None:
+    env = StartAtZero(Asked(space))
+    assert env.action_space == shifted
+    assert np.array_equal(env.step(action)[-1]["given"], given)
+    own = np.array([given, given])
+    demos = counted_from_zero({"obs": np.zeros((2, 1), np.float32), "acts": own}, space)
+    assert np.array_equal(demos.acts, [action, action])
+    assert demos.acts.dtype == own.dtype
+
+
+def test_what_does_not_count_is_refused() -> None:
+    obs = np.zeros((2, 1), np.float32)
+    box = spaces.Box(-1, 1, (1,), np.float32)
+    with pytest.raises(UnsupportedSpaceError):
+        StartAtZero(Asked(box))
+    with pytest.raises(UnsupportedSpaceError):
+        counted_from_zero({"obs": obs, "acts": obs}, box)
+    with pytest.raises(SpaceMismatchError):  # counted from zero before
+        counted_from_zero({"obs": obs, "acts": np.array([0, 1])}, spaces.Discrete(3, start=3))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import PPO, SAC
+from stable_baselines3 import A2C, PPO, SAC
 
 from understudy.errors import UnsupportedSpaceError
 from understudy.policies.base import (
     FeedForward32Policy,
     NonTrainablePolicy,
     NormalizeFeaturesExtractor,
+    OffsetFeedForward32Policy,
     RandomPolicy,
     SAC1024Policy,
     ZeroPolicy,
@@ -134,3 +136,28 @@ def test_sb3_learners_take_them():
     assert ppo.policy.features_extractor.normalize.count.item() > 0
     sac = SAC(SAC1024Policy, "Pendulum-v1", learning_starts=4, batch_size=4, buffer_size=16, device="cpu")
     sac.learn(6)
+
+
+class ThreeToFive(gym.Env):
+    """Pays 1 for the action 5 of {3, 4, 5}, and takes no other."""
+
+    observation_space, action_space = BOX, spaces.Discrete(3, start=3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return np.zeros(3, np.float32), float(action == 5), False, False, {}
+
+
+@pytest.mark.parametrize("kind", [PPO, A2C])
+def test_choices_that_do_not_start_at_zero_are_learned_by_reinforcement(kind):
+    model = kind(OffsetFeedForward32Policy, ThreeToFive(), n_steps=64, learning_rate=1e-2, gamma=0.0, seed=0)
+    model.learn(640)
+    assert model.predict(np.zeros(3, np.float32), deterministic=True)[0] == 5
+    obs, acts = torch.zeros(1, 3), torch.tensor([5])
+    _, log_prob, _ = model.policy.evaluate_actions(obs, acts)
+    assert log_prob == model.policy.get_distribution(obs).log_prob(acts - 3)
+    assert log_prob.exp() > 0.5

@@ -76,7 +76,8 @@ def check_model(model: BaseAlgorithm, family: Family) -> None:
         raise UnsupportedSpaceError(
             expected="actions that start at 0: Stable-Baselines3's models always answer 0 … n-1",
             got=str(action_space),
-            do="shift the environment's actions with gymnasium.wrappers.TransformAction, and the demonstrations' too",
+            do="make the model for the environment in understudy.data.wrappers.StartAtZero, and pass counted_from_zero("
+            "demonstrations, action_space) of the same module",
         )
     if isinstance(action_space, spaces.MultiBinary) and len(action_space.shape) > 1:
         raise UnsupportedSpaceError(

@@ -1,7 +1,10 @@
-"""Environments that remember: all that a vectorised one did, or what a single one gave before other wrappers."""
+"""Environments that remember (all that a vectorised one did, or what a single one gave before other wrappers), and one
+that counts its actions from 0.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,13 +13,14 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from understudy.data._dataset import Demonstrations
 from understudy.data._episodes import EpisodeRecorder
 from understudy.data._growing import GrowingObs
 from understudy.data.dict_obs import Observation, concatenate_maybe_dictobs, map_maybe_dict
 from understudy.data.types import TrajectoryWithRew, TransitionsWithRew
-from understudy.errors import CallOrderError, ConfigError
+from understudy.errors import CallOrderError, ConfigError, UnsupportedSpaceError
 
-__all__ = ["BufferingWrapper", "RolloutInfoWrapper"]
+__all__ = ["BufferingWrapper", "RolloutInfoWrapper", "StartAtZero", "counted_from_zero"]
 
 
 class BufferingWrapper(VecEnvWrapper):
@@ -199,3 +203,59 @@ class RolloutInfoWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstr
             frames: Observation = map_maybe_dict(np.copy, self._obs.rows)
             info = {**info, "rollout": {"obs": frames, "rews": np.asarray(self._rews)}}
         return obs, rew, terminated, truncated, info
+
+
+class StartAtZero(gym.ActionWrapper[Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """Counts discrete actions from 0, for learners that answer 0 … n−1 whatever the space says.
+
+    Stable-Baselines3's models do. Their demonstrations, recorded without the wrapper, go through `counted_from_zero`.
+
+    Raises:
+        UnsupportedSpaceError: actions that are not Discrete or MultiDiscrete.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self._start = _first_action(env.action_space)
+        self.action_space = _from_zero(env.action_space)
+
+    def action(self, action: Any) -> Any:
+        """The environment's own action for one counted from 0."""
+        return action + self._start
+
+
+def counted_from_zero(demonstrations: Any, action_space: gym.Space[Any]) -> Demonstrations:
+    """Demonstrations with the actions of an environment in `StartAtZero`; they are read into memory.
+
+    Args:
+        demonstrations: anything that ``understudy.data.demonstrations`` takes, in the environment's own actions.
+        action_space: of the environment itself.
+
+    Raises:
+        UnsupportedSpaceError: actions that are not Discrete or MultiDiscrete.
+        SpaceMismatchError: an action that is not in the space, as where they are counted from 0 already.
+        DataError: as ``as_demonstrations``.
+    """
+    from understudy.data.demonstrations import read_demonstrations
+
+    start = _first_action(action_space)
+    demos = read_demonstrations(demonstrations, action_space=action_space)
+    return dataclasses.replace(demos, acts=demos.acts - start)
+
+
+def _first_action(space: gym.Space[Any]) -> Any:
+    if isinstance(space, gym.spaces.Discrete):
+        return int(space.start)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return np.asarray(getattr(space, "start", np.zeros_like(space.nvec)), dtype=space.dtype)
+    raise UnsupportedSpaceError(
+        expected="Discrete or MultiDiscrete actions", got=str(space), do="leave other environments as they are"
+    )
+
+
+def _from_zero(space: gym.Space[Any]) -> gym.Space[Any]:
+    if isinstance(space, gym.spaces.Discrete):
+        return gym.spaces.Discrete(int(space.n))
+    assert isinstance(space, gym.spaces.MultiDiscrete)
+    return gym.spaces.MultiDiscrete(space.nvec, dtype=space.dtype.type)

@@ -112,8 +112,23 @@ class FeedForward32Policy(ActorCriticPolicy):
 class OffsetFeedForward32Policy(FeedForward32Policy):
     """A FeedForward32Policy for discrete actions that do not start at 0: it answers with the environment's values.
 
-    Stable-Baselines3 policies count choices from 0 whatever the space says.
+    Stable-Baselines3 policies count choices from 0 whatever the space says. Here what PPO and A2C learn with
+    (``forward``, ``evaluate_actions``) speaks the environment's values too; ``get_distribution`` counts from 0.
     """
+
+    def forward(self, obs: Any, deterministic: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Actions in the values of the action space, values of the states, and log-likelihoods."""
+        acts, values, log_prob = super().forward(obs, deterministic)
+        return acts + self._offset(acts), values, log_prob
+
+    def evaluate_actions(
+        self, obs: Any, actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Values, log-likelihoods and entropy of actions in the values of the action space."""
+        return super().evaluate_actions(obs, actions - self._offset(actions))
+
+    def _offset(self, acts: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(action_offset(self.action_space), device=acts.device)
 
     def predict(
         self,
