@@ -51,7 +51,10 @@ _DOOR = {
     "rollout": "understudy.data.rollout",
     "save_policy": "understudy.policies.serialize",
 }
-_PACKAGES = ("algorithms", "data", "errors", "evaluation", "functional", "policies", "rl", "scripts", "testing", "util")
+_PACKAGES = (
+    *("algorithms", "data", "errors", "evaluation", "functional", "policies", "rewards", "rl", "scripts", "testing"),
+    "util",
+)
 
 __all__ = [*_DOOR, "__version__"]
 

@@ -50,6 +50,10 @@ class ConfigError(UnderstudyError, ValueError):
     """Options that contradict each other or lie outside their range."""
 
 
+class WrongTypeError(ConfigError, TypeError):
+    """A thing of another class than what it is used for."""
+
+
 class RegistryError(UnderstudyError, KeyError):
     """A name that nothing is registered under, or one that is taken already."""
 

@@ -16,7 +16,10 @@ from understudy.data import serialize as data
 from understudy.data.types import TrajectoryWithRew
 from understudy.policies import serialize as policies
 from understudy.policies.base import FeedForward32Policy
+from understudy.rewards import serialize as rewards
+from understudy.rewards.reward_nets import BasicShapedRewardNet, NormalizedRewardNet
 from understudy.util import checkpoint
+from understudy.util.networks import RunningNorm
 
 
 class MixedVersionError(AssertionError):
@@ -106,6 +109,27 @@ def _read_policy(path: Path) -> int:
     return version
 
 
+def _reward_net(version: int) -> NormalizedRewardNet:
+    """A small network, its normaliser included, whose every tensor is ``version``."""
+    box = spaces.Box(-1.0, 1.0, (3,))
+    made = NormalizedRewardNet(BasicShapedRewardNet(box, spaces.Discrete(2), reward_hid_sizes=(4,)), RunningNorm)
+    with torch.no_grad():
+        for tensor in made.state_dict().values():
+            tensor.fill_(version)
+    return made
+
+
+def _save_reward_net(path: Path, version: int) -> None:
+    rewards.save_reward_net(_reward_net(version), path)
+
+
+def _read_reward_net(path: Path) -> int:
+    found = rewards.load_reward_net(path, "cpu").state_dict()
+    version = int(next(iter(found.values())).reshape(-1)[0])
+    _same(found, {name: torch.full_like(value, version) for name, value in found.items()})
+    return version
+
+
 def state(version: int) -> dict[str, Any]:
     """What a trainer might keep, every number of which depends on ``version``."""
     return {
@@ -133,6 +157,7 @@ FORMATS = {
         Format("dataset", lambda path, v: data.save(path, trajectories(v)), _read_data),
         Format("dataset.npz", lambda path, v: data.save(path, trajectories(v)), _read_data, has_slack=True),
         Format("policy.safetensors", _save_policy, _read_policy),
+        Format("reward.safetensors", _save_reward_net, _read_reward_net),
         Format("checkpoint", _save_checkpoint, _read_checkpoint),
     )
 }

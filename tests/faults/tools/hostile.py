@@ -83,13 +83,21 @@ class Calls:
 
 def corpus(shop: Workshop) -> list[Hostile]:
     """All payloads, written."""
-    from tools import hostile_archives, hostile_checkpoints, hostile_datasets, hostile_pickles, hostile_policies
+    from tools import (
+        hostile_archives,
+        hostile_checkpoints,
+        hostile_datasets,
+        hostile_pickles,
+        hostile_policies,
+        hostile_rewards,
+    )
 
     makers: list[Callable[[Workshop], Iterator[Hostile]]] = [
         hostile_pickles.build,
         hostile_archives.build,
         hostile_datasets.build,
         hostile_policies.build,
+        hostile_rewards.build,
         hostile_checkpoints.build,
     ]
     made = [hostile for maker in makers for hostile in maker(shop)]

@@ -24,6 +24,7 @@ from understudy.errors import UnderstudyError
 from understudy.policies import serialize as policies
 from understudy.policies.vec_normalize import load_vec_normalize
 from understudy.policies.weights import load_weights
+from understudy.rewards.serialize import load_reward_net
 from understudy.scripts import cli
 from understudy.util import checkpoint
 from understudy.util.logger import HierarchicalLogger
@@ -136,6 +137,7 @@ POLICIES: dict[str, Loader] = {
     "bc.reconstruct_policy": partial(bc.reconstruct_policy, device="cpu"),
     "load_weights": _weights,
     "load_vec_normalize": _normalizer,
+    "load_reward_net": partial(load_reward_net, device="cpu"),
     **{
         f"load_policy({name!r})": partial(
             lambda path, name, venv: policies.load_policy(name, venv, path=path, device="cpu"),
