@@ -147,8 +147,8 @@ class Length:
         return f"{counted(n_epochs, 'epoch') if not early else f'{n_epochs}{early} epochs'}, batches of {batch_size}"
 
 
-def make_trainer(cloning: Cloning, demos: Demonstrations, venv: VecEnv, seed: int) -> BC:
-    """A trainer as the options say, logging nowhere."""
+def make_trainer(cloning: Cloning, demos: Demonstrations | None, venv: VecEnv, seed: int) -> BC:
+    """A trainer as the options say, logging nowhere; None for demonstrations that come later."""
     import numpy as np
     import torch
 

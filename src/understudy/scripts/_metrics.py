@@ -12,6 +12,7 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
+from tqdm.auto import tqdm
 
 from understudy.errors import FileWriteError
 from understudy.scripts._run_folder import read_metrics
@@ -101,3 +102,24 @@ class MetricsCallback(BaseCallback):
         if self.model is not None and self._writer in self.logger.output_formats:
             self.logger.output_formats.remove(self._writer)
         self._writer.close()
+
+
+class ProgressCallback(BaseCallback):
+    """A bar over the steps of ``learn``, like those of this library's own trainings.
+
+    Args:
+        n_steps: to go.
+        disable: show none.
+    """
+
+    def __init__(self, n_steps: int, *, disable: bool = False) -> None:
+        super().__init__()
+        self._bar = tqdm(total=n_steps, desc="learning", unit="step", disable=disable)
+
+    def _on_step(self) -> bool:
+        self._bar.update(self.training_env.num_envs)
+        return True
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()

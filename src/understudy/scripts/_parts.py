@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -198,6 +199,21 @@ def at_most(high: float, **options: float | None) -> None:
 def option(name: str) -> str:
     """A field's name as it is typed on the command line."""
     return "--" + name.replace("_", "-")
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """Name and value of ``name=value``; the value in JSON, or else a text.
+
+    Raises:
+        ConfigError: it has another form.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigError("--set NAME=VALUE", repr(text), "write for example --set n_steps=256 gamma=0.99")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def nearest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -17,7 +17,13 @@ from understudy.scripts._report_tables import cards, machine, reproduce, returns
 from understudy.scripts._run_folder import read_json, read_metrics
 from understudy.scripts._summary import Summary, number, summarise_all
 
-_TITLES = {"train bc": "Behavioural cloning", "train rl": "Reinforcement learning", "demo": "Behavioural cloning"}
+_TITLES = {
+    "train bc": "Behavioural cloning",
+    "train dagger": "DAgger",
+    "pretrain": "Pretraining",
+    "train rl": "Reinforcement learning",
+    "demo": "Behavioural cloning",
+}
 
 
 def write_report(folder: Path) -> Path:

@@ -7,13 +7,14 @@ from typing import Any
 
 from understudy.scripts import _report_pictures as draw
 from understudy.scripts._report_pictures import Picture
-from understudy.scripts._summary import Summary
+from understudy.scripts._summary import Summary, summarise
 
 _Panels = list[tuple[str, Sequence[str]]]
 _RL_PANELS: _Panels = [
     ("Mean return while training", ("rollout/ep_rew_mean",)),
     ("Episode length", ("rollout/ep_len_mean",)),
 ]
+_PRETRAIN_PANELS: _Panels = [("Loss while cloning", ("pretrain/train_loss", "pretrain/validation_loss"))]
 
 
 def pictures_of(
@@ -27,7 +28,7 @@ def pictures_of(
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    drawn = [*_returns(results, rows), *_learning(config, metrics, results)]
+    drawn = [*_returns(results, rows), *_rounds(results, rows), *_learning(config, metrics, results)]
     error, actions = results.get("action_error"), results.get("actions")
     measured_on = str(error["measured_on"]) if error else ""
     if error:
@@ -63,18 +64,57 @@ def _returns(results: Mapping[str, Any], rows: Sequence[Summary]) -> list[Pictur
     return [_for_both("Returns", caption, lambda width: draw.return_strips(returns, intervals, width))]
 
 
+def _rounds(results: Mapping[str, Any], rows: Sequence[Summary]) -> list[Picture]:
+    """The clone's returns after each round of DAgger."""
+    kept = results.get("rounds") or []
+    if len(kept) < 2:
+        return []
+    after = [summarise("clone", each["returns"], [0]).iqm for each in kept]
+    curve = {
+        "steps": [each["steps"] for each in kept],
+        "point": [each.point for each in after],
+        "low": [each.low for each in after],
+        "high": [each.high for each in after],
+        "mixture": [each["mixture"] for each in kept],
+    }
+    level = next((row.iqm.point for row in rows if row.name == "expert"), None)
+    caption = (
+        f"The clone after each round, {len(kept[0]['returns'])} episodes each: interquartile mean with its 95\u00a0% "
+        "interval. Crosses are mean returns of the mixture of expert and clone that collected the round"
+        + ("; the dashed line is the expert." if level is not None else ".")
+    )
+    return [_for_both("Returns by round", caption, lambda width: draw.returns_by_round(curve, level, width))]
+
+
 def _learning(
     config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
 ) -> list[Picture]:
     if config["verb"] == "train rl":
         panels, unit = _RL_PANELS, "a step is a step of the environment"
+    elif config["verb"] == "pretrain":
+        panels, unit = [*_PRETRAIN_PANELS, *_RL_PANELS], "a step is an epoch while cloning, then one of the environment"
     else:
+        if config["verb"] == "train dagger":
+            metrics = _over_rounds(metrics)
         metrics, unit = _with_validation(metrics, results.get("validation")), "a step is a minibatch update"
         panels = _cloning_panels(metrics, str(config.get("spaces", {}).get("action", "")).startswith("Box"))
     if draw.learning_curves(metrics, panels) is None:
         return []
     caption = f"What was logged while training; {unit}."
     return [_for_both("Learning", caption, lambda width: draw.learning_curves(metrics, panels, width) or "")]
+
+
+def _over_rounds(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Updates counted on from round to round; each round's own count begins at 0."""
+    lines: list[Mapping[str, Any]] = []
+    before = last = 0
+    for line in metrics:
+        batch = int(line.get("bc/batch") or 0)
+        if batch < last:
+            before += last
+        last = batch
+        lines.append({**line, "bc/batch": before + batch})
+    return lines
 
 
 def _cloning_panels(metrics: Sequence[Mapping[str, Any]], continuous: bool) -> _Panels:

@@ -169,6 +169,25 @@ def return_strips(
 
 
 @_styled
+def returns_by_round(curve: Mapping[str, Sequence[Any]], level: float | None, width: float = WIDE) -> str:
+    """Returns over steps labelled; ``curve`` holds steps, point, low, high, and the mixture's returns."""
+    figure, (axis,) = _figure(width, 2.9)
+    steps, point, low, high, mixture = (
+        np.asarray(curve[key], dtype=float) for key in ("steps", "point", "low", "high", "mixture")
+    )
+    axis.fill_between(steps, low, high, color=_ACCENT, alpha=0.18, linewidth=0)
+    axis.plot(steps, point, color=_ACCENT, marker="o", markersize=4, label="clone")
+    axis.plot(steps, mixture, color=_MUTED, marker="x", linestyle="", label="mixture that acted")
+    if level is not None:
+        axis.axhline(level, color=_SECOND, linestyle="--", linewidth=1.2, label="expert")
+    axis.set_xlabel("steps labelled by the expert")
+    axis.set_title("return of an episode")
+    axis.margins(x=0.02, y=0.12)
+    axis.legend(labelcolor=_MUTED)
+    return _to_svg(figure, "returns by round")
+
+
+@_styled
 def error_by_step(curve: Mapping[str, Sequence[float | None]], unit: str, width: float = WIDE) -> str:
     """The mean error with its band; ``curve`` holds steps, mean, low and high."""
     figure, (axis,) = _figure(width, 2.7)

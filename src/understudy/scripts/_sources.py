@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,11 @@ from understudy.scripts._summary import counted
 
 if TYPE_CHECKING:
     import numpy as np
-    from stable_baselines3.common.policies import BasePolicy
     from stable_baselines3.common.vec_env import VecEnv
 
+    from understudy.data.acting import AnyPolicy
     from understudy.data.demonstrations import Demonstrations
+    from understudy.data.types import Trajectory
 
 _DOCTORS_BYTES = 1 << 28
 
@@ -52,7 +54,7 @@ class DemonstrationSource:
                 "check the path; understudy rollout records a dataset",
             )
 
-    def load(self, environment: Environment, expert: BasePolicy | None, venv: VecEnv, seed: int) -> Demonstrations:
+    def load(self, environment: Environment, expert: AnyPolicy, venv: VecEnv, seed: int) -> Demonstrations:
         """Roll out or read, checked against the environment's spaces.
 
         Raises:
@@ -75,7 +77,46 @@ class DemonstrationSource:
         return demos if self.n_demonstrations is None else first_episodes(demos, self.n_demonstrations)
 
 
-def record(policy: BasePolicy | None, venv: VecEnv, n_episodes: int, seed: int, *, deterministic: bool = True) -> Any:
+@dataclasses.dataclass(frozen=True)
+class StartingData:
+    """What to begin with, besides asking."""
+
+    demonstrations: str | None = None
+    """Demonstrations for the first round: a dataset, or a .npz as for train bc. They do not count as steps."""
+
+    n_demonstrations: int | None = None
+    """Episodes to take from the start of them. None takes all."""
+
+    def absolute(self) -> StartingData:
+        """The same, from any working directory."""
+        if self.demonstrations is None:
+            return self
+        return dataclasses.replace(self, demonstrations=absolute_if_a_path(self.demonstrations))
+
+    def check(self) -> None:
+        """Raise ConfigError or DataError for what can be known before anything is made."""
+        at_least(1, n_demonstrations=self.n_demonstrations)
+        if self.demonstrations is not None:
+            DemonstrationSource(self.demonstrations).check()
+        elif self.n_demonstrations is not None:
+            raise ConfigError("--demonstrations with --n-demonstrations", "none", "pass --demonstrations PATH")
+
+    def load(self, venv: VecEnv) -> list[Trajectory] | None:
+        """Whole episodes, checked against the environment's spaces; None without.
+
+        Raises:
+            DataError: data that cannot be used, or not as many episodes as asked for.
+        """
+        from understudy.data.demonstrations import read_demonstrations
+
+        if self.demonstrations is None:
+            return None
+        spaces = {"observation_space": venv.observation_space, "action_space": venv.action_space}
+        demos = read_demonstrations(self.demonstrations, **spaces)
+        return trajectories_of(demos if self.n_demonstrations is None else first_episodes(demos, self.n_demonstrations))
+
+
+def record(policy: AnyPolicy, venv: VecEnv, n_episodes: int, seed: int, *, deterministic: bool = True) -> Any:
     """Exactly ``n_episodes`` trajectories with rewards."""
     import numpy as np
 
@@ -123,7 +164,38 @@ def episodes(demos: Demonstrations, which: np.ndarray) -> Demonstrations:
     return read_demonstrations({"obs": demos.obs_at(rows), "acts": demos.acts[rows], "episode_ends": ends, **arrays})
 
 
-def doctors_line(demos: Demonstrations, venv: VecEnv, source: DemonstrationSource, env_id: str) -> str | None:
+def trajectories_of(demos: Demonstrations) -> list[Trajectory]:
+    """One trajectory an episode, for learners that take in whole ones.
+
+    Raises:
+        DataError: weighted steps, which a trajectory cannot hold, or no word on where episodes end.
+    """
+    import numpy as np
+
+    from understudy.data.dict_obs import DictObs
+    from understudy.data.types import Trajectory
+
+    if demos.weights is not None or not demos.episodes_known:
+        raise DataError(
+            "demonstrations as whole episodes, without weights",
+            "weights" if demos.weights is not None else "no word on where episodes end",
+            "leave the weights out" if demos.weights is not None else "add episode_ends, or dones, to the data",
+        )
+    made = []
+    following = demos.next_obs
+    for start, stop in itertools.pairwise(demos.episode_offsets.tolist()):
+        obs = demos.obs_at(np.arange(start, stop))
+        # The observation after the last action is not learned from: the one before will do where it is not known.
+        last = obs[-1:] if following is None else following[stop - 1 : stop]
+        parts = (obs, last)
+        join: Any = DictObs.concatenate if isinstance(obs, DictObs) else np.concatenate
+        frames = join(parts)
+        cut = demos.truncated is not None and bool(demos.truncated[stop - 1])
+        made.append(Trajectory(frames, demos.acts[start:stop], None, terminal=True, truncated=cut))
+    return made
+
+
+def doctors_line(demos: Demonstrations, venv: VecEnv, source: DemonstrationSource | None, env_id: str) -> str | None:
     """What the data doctor warns of, in one line; None if nothing. Of very large data, only the start is looked at."""
     import numpy as np
 
@@ -137,7 +209,7 @@ def doctors_line(demos: Demonstrations, venv: VecEnv, source: DemonstrationSourc
     if not any(n for n, _ in counts):
         return None
     said = " and ".join(counted(n, str(severity)) for n, severity in counts if n)
-    if source.own:
+    if source is not None and source.own:
         return f"{said} in the demonstrations: understudy inspect {source.demonstrations} --env {env_id}"
     return f"{said} in the demonstrations: {inspection.findings[0].what}"
 

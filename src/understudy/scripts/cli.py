@@ -34,6 +34,13 @@ VERBS = {
     "train bc": Verb(
         "understudy.scripts.train_bc", "TrainBC", "clone an expert or a dataset (behavioural cloning)", resumable=True
     ),
+    "train dagger": Verb(
+        "understudy.scripts.train_dagger",
+        "TrainDAgger",
+        "let the clone act, and ask the expert where it gets to (DAgger)",
+        resumable=True,
+    ),
+    "pretrain": Verb("understudy.scripts.pretrain", "Pretrain", "clone into a learner that then goes on with RL"),
     "train rl": Verb("understudy.scripts.train_rl", "TrainRL", "train an expert with reinforcement learning"),
     "rollout": Verb("understudy.scripts.rollout", "Rollout", "record a policy into a dataset"),
     "evaluate": Verb("understudy.scripts.evaluate", "Evaluate", "compare policies: returns with intervals"),
@@ -79,9 +86,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except _Terminated:
         print("terminated", file=sys.stderr)
         return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("interrupted", file=sys.stderr)
-        return 130
+        return 128 + int(getattr(stopped, "signal", signal.SIGINT))
     except BrokenPipeError:  # `understudy … | head` closed the pipe: nobody reads on
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
         return 141
@@ -112,7 +119,26 @@ def parse(name: str, args: Sequence[str]) -> Any:
 
     verb = VERBS[name]
     options = getattr(import_module(verb.module), verb.options)
-    return tyro.cli(options, prog=f"understudy {name}", args=list(args), config=(tyro.conf.OmitArgPrefixes,))
+    named = _environment_first(args, {field.name for field in dataclasses.fields(options)})
+    return tyro.cli(options, prog=f"understudy {name}", args=named, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def _environment_first(args: Sequence[str], fields: set[str]) -> list[str]:
+    """``--env ID``, which `inspect` has as an option, understood by the verbs whose environment stands first."""
+    if "env" in fields or not fields & {"environment", "env_id"}:
+        return list(args)
+    rest, found = [], []
+    given = iter(args)
+    for arg in given:
+        name, equals, value = arg.partition("=")
+        if name != "--env":
+            rest.append(arg)
+            continue
+        following = value if equals else next(given, None)
+        if following is None:
+            return list(args)  # told as what it is, an option without its value
+        found.append(following)
+    return [*found, *rest]
 
 
 def _verb_in(args: Sequence[str]) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from understudy.errors import ConfigError
 from understudy.scripts._parts import Compute, Environment, Evaluation, check_seed, environment_closed
-from understudy.scripts._policies import load_any_policy
+from understudy.scripts._policies import Expert, load_any_policy
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,7 @@ class Evaluate:
     environment: Environment
 
     policy: tuple[str, ...] = ("bundled",)
-    """Who acts: bundled, random, zero, or paths of saved policies or run folders; several are compared."""
+    """Who acts, one or several: bundled, random, zero, human, module:name, hub:ORG/ALGO-ENV, or paths of policies."""
 
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     compute: Compute = dataclasses.field(default_factory=Compute)
@@ -51,17 +51,17 @@ class Evaluate:
         self.evaluation.check()
         if not self.policy:
             raise ConfigError("at least one --policy", "none", "pass for example --policy random bundled")
-        with environment_closed(self.environment, self.seed) as venv, self.compute.limited(venv):
+        environment = Expert("human" if "human" in self.policy else "none").where(self.environment)
+        with environment_closed(environment, self.seed) as venv, self.compute.limited(venv):
             policies = {
-                name: None if name == "random" else load_any_policy(name, venv, self.environment)
-                for name in self.policy
+                name: None if name == "random" else load_any_policy(name, venv, environment) for name in self.policy
             }
             returns = evaluate_all(
                 policies,
-                self.environment,
+                environment,
                 self.evaluation,
                 self.seed,
-                progress_bar=self.progress_bar and not self.json,
+                progress_bar=self.progress_bar and not self.json and "human" not in self.policy,
             )
         rows = summarise_all(returns)
         if self.json:

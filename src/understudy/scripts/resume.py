@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from understudy.errors import ConfigError, CorruptFileError, MissingFileError
+from understudy.scripts._callables import is_reference
 from understudy.scripts._parts import say
 from understudy.scripts._run_folder import CONFIG, RunFolder, read_json
 from understudy.util.run_lock import RunLock
@@ -37,6 +38,9 @@ class Resume:
     environment: str | None = None
     """Its environment once more; needed only for package:Name-v0, because importing a package runs its code."""
 
+    expert: str | None = None
+    """Its expert once more; needed only for module:name, because importing a module runs its code."""
+
     allow_other_threads: bool = False
     """Go on although the number of threads is another: the result may then differ in its last bits."""
 
@@ -54,7 +58,7 @@ class Resume:
         Raises:
             MissingFileError: no run there.
             RunLockedError: it is still going on.
-            ConfigError: it is of another verb, or needs ``environment``.
+            ConfigError: it is of another verb, or needs ``environment`` or ``expert``.
             CorruptFileError: its ``config.json`` is not one.
         """
         path = self.resume
@@ -67,6 +71,7 @@ class Resume:
             return 0
         asked = dataclasses.replace(_built(options, config["options"], path / CONFIG), progress_bar=self.progress_bar)
         self._check_environment(asked.environment.env_id)
+        self._check_expert(asked.expert.expert)
         folder = RunFolder(path, verb=verb, options=asked, seed=asked.seed, resumed=config)
         with folder.lock:
             return int(asked.resume(folder, console, allow_other_threads=self.allow_other_threads))
@@ -95,6 +100,14 @@ class Resume:
                 f"add --environment {env_id} if you trust this run folder",
             )
 
+    def _check_expert(self, spec: str) -> None:
+        if is_reference(spec) and self.expert != spec:
+            raise ConfigError(
+                f"--expert {spec}, since going on imports that module, which runs its code",
+                "nothing" if self.expert is None else self.expert,
+                f"add --expert {spec} if you trust this run folder",
+            )
+
 
 def resume(args: list[str], verb: str, module: str, options: str, console: Console) -> int:
     """Parse the arguments that stand with ``--resume`` and go on; help and usage errors exit as argparse's do."""
@@ -107,12 +120,14 @@ def resume(args: list[str], verb: str, module: str, options: str, console: Conso
 def _built(kind: type[Any], plain: Any, file: Path) -> Any:
     """A dataclass of options from what ``config.json`` says of it."""
     try:
-        names = {field.name for field in dataclasses.fields(kind)}
-        if not isinstance(plain, dict) or plain.keys() != names:
+        fields = dataclasses.fields(kind)
+        names = {field.name for field in fields}
+        needed = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
+        if not isinstance(plain, dict) or not needed <= plain.keys() <= names:
             strange = names.symmetric_difference(plain) if isinstance(plain, dict) else plain
             raise ValueError(f"other options than {kind.__name__} has: {strange}")
         hints = get_type_hints(kind)
-        return kind(**{name: _value(hints[name], plain[name], file) for name in names})
+        return kind(**{name: _value(hints[name], value, file) for name, value in plain.items()})
     except (ValueError, TypeError) as error:
         if isinstance(error, CorruptFileError):
             raise

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from understudy.scripts._parts import Compute, Environment, at_least, check_seed, environment_closed, say
-from understudy.scripts._policies import load_any_policy
+from understudy.scripts._policies import Expert, load_any_policy
 from understudy.scripts._run_folder import default_path
 from understudy.scripts._sources import record
 
@@ -23,13 +24,20 @@ class Rollout:
     gets one NumPy file instead.
 
         understudy rollout CartPole-v1 --policy bundled --n-episodes 50 --out data/cartpole
+
+    Play yourself, in this terminal; the same command goes on where you stopped:
+
+        understudy rollout CartPole-v1 --policy human --n-episodes 3 --out data/mine
     """
 
     environment: Environment
     compute: Compute = dataclasses.field(default_factory=Compute)
 
     policy: str = "bundled"
-    """Who acts: bundled, random, zero, or the path of a saved policy or run folder."""
+    """Who acts: bundled, random, zero, human, hub:ORG/ALGO-ENV, module:name, or the path of a policy or run folder."""
+
+    keys: tuple[str, ...] = ()
+    """With human: KEY=NAME for each action in order, as in a=left d=right. None takes usual ones."""
 
     n_episodes: int = 50
     """Whole episodes to record."""
@@ -54,11 +62,19 @@ class Rollout:
         at_least(1, n_episodes=self.n_episodes)
         if path.exists():
             raise ConfigError("a path that is free", f"{path}, which exists", "choose another --out")
-        with environment_closed(self.environment, self.seed) as venv, self.compute.limited(venv):
-            policy = None if self.policy == "random" else load_any_policy(self.policy, venv, self.environment)
-            with console.status("recording"):
+        human = self.policy == "human"
+        environment = Expert(self.policy).where(self.environment)
+        # Kept beside the recording until it is complete: the same command goes on there.
+        journal = path.with_name(f"{path.name}.answers.jsonl") if human else None
+        with environment_closed(environment, self.seed) as venv, self.compute.limited(venv):
+            policy = None
+            if self.policy != "random":
+                policy = load_any_policy(self.policy, venv, environment, keys=self.keys, journal=journal)
+            with contextlib.nullcontext() if human else console.status("recording"):
                 trajectories = record(policy, venv, self.n_episodes, self.seed, deterministic=self.deterministic)
         serialize.save(path, trajectories)
+        if journal is not None:
+            journal.unlink(missing_ok=True)
         lengths = [len(trajectory) for trajectory in trajectories]
         returns = [float(trajectory.rews.sum()) for trajectory in trajectories]
         print_table([summarise(self.policy, returns, lengths)], console, "Recorded")

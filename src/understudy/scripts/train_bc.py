@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import time
@@ -13,17 +14,18 @@ from rich.markup import escape
 from understudy.errors import TrainingInterrupted
 from understudy.scripts._cloning import Cloning, Length, make_trainer
 from understudy.scripts._parts import Compute, Environment, Evaluation, Saving, check_seed, environment_closed, say
-from understudy.scripts._policies import Expert
+from understudy.scripts._policies import Expert, asks_a_person
 from understudy.scripts._run_folder import RunFolder, default_path
 from understudy.scripts._sources import DemonstrationSource, data_facts, doctors_line
 from understudy.scripts._summary import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from stable_baselines3.common.policies import BasePolicy
+    from stable_baselines3.common.vec_env import VecEnv
 
     from understudy.algorithms.bc import BC, BCResult
     from understudy.algorithms.checkpoints import Checkpoints
+    from understudy.data.acting import AnyPolicy
     from understudy.data.demonstrations import Demonstrations
     from understudy.scripts._training import Seeds
 
@@ -97,12 +99,19 @@ def clone(options: TrainBC, folder: RunFolder, console: Console, *, allow_other_
     ):
         part.check()
     seeds = Seeds.spawn(options.seed)
-    environment, source = options.environment, options.source
-    with environment_closed(environment, seeds.demonstrations) as venv, options.compute.limited(venv):
+    source = options.source
+    is_shown = options.expert.is_human and not source.own
+    environment = options.expert.where(options.environment) if is_shown else options.environment
+    with contextlib.ExitStack() as held:
+        venv = held.enter_context(environment_closed(environment, seeds.demonstrations))
+        held.enter_context(options.compute.limited(venv))
         say(console, "environment", f"[bold]{environment.env_id}[/bold]")
-        expert = options.expert.load(environment, venv, own_data=source.own)
-        with console.status("recording or reading demonstrations"):
-            demos = source.load(environment, expert, venv, seeds.demonstrations)
+        journal = folder.path / "answers.jsonl" if is_shown else None
+        expert = options.expert.load(environment, venv, own_data=source.own, journal=journal)
+        if is_shown:
+            held.enter_context(folder)  # before the first question: what is answered can be resumed then
+        with contextlib.nullcontext() if is_shown else console.status("recording or reading demonstrations"):
+            demos = _recorded(options, expert, venv, folder, console, seeds.demonstrations)
             doctor = doctors_line(demos, venv, source, environment.env_id)
         facts = data_facts(demos, source.demonstrations if source.own else "rolled out by the expert")
         size = f"{counted(facts['episodes'], 'episode')}, {counted(facts['transitions'], 'step')}"
@@ -111,7 +120,7 @@ def clone(options: TrainBC, folder: RunFolder, console: Console, *, allow_other_
             say(console, "data doctor", f"[yellow]{escape(doctor)}[/yellow]")
         trainer = make_trainer(options.cloning, demos, venv, seeds.training)
         check_split(demos, options.length.validation_fraction)
-        with folder:
+        with contextlib.nullcontext() if is_shown else folder:
             used = _used(options, trainer, expert, demos)
             spaces = {"observation": str(venv.observation_space), "action": str(venv.action_space)}
             hardware = {**folder.config["hardware"], "device": used["cloning"]["device"]}
@@ -120,7 +129,19 @@ def clone(options: TrainBC, folder: RunFolder, console: Console, *, allow_other_
             return _Run(options, trainer, expert, demos, seeds, folder, checkpoints, console).show()
 
 
-def _used(options: TrainBC, trainer: BC, expert: BasePolicy | None, demos: Demonstrations) -> dict[str, Any]:
+def _recorded(
+    options: TrainBC, expert: AnyPolicy, venv: VecEnv, folder: RunFolder, console: Console, seed: int
+) -> Demonstrations:
+    """Rolled out or read; a person who stops is told how to go on."""
+    try:
+        return options.source.load(options.environment, expert, venv, seed)
+    except KeyboardInterrupt:
+        if options.expert.is_human:
+            say(console, "go on", f"understudy train bc --resume {escape(str(folder.path))}")
+        raise
+
+
+def _used(options: TrainBC, trainer: BC, expert: AnyPolicy, demos: Demonstrations) -> dict[str, Any]:
     """What stood for the options that were left open, in the options' own structure."""
     import torch
 
@@ -147,7 +168,7 @@ class _Run:
 
     options: TrainBC
     trainer: BC
-    expert: BasePolicy | None
+    expert: AnyPolicy
     demos: Demonstrations
     seeds: Seeds
     folder: RunFolder
@@ -227,22 +248,19 @@ class _Run:
 
         options, demos, own = self.options, self.demos, self.options.source.own
         name = options.expert.name(own_data=own)
-        policies = {
-            "random": None,
-            **({} if self.expert is None else {name: self.expert}),
-            "clone": self.trainer.policy,
-        }
+        other = None if asks_a_person(self.expert) else self.expert
+        policies = {"random": None, **({} if other is None else {name: other}), "clone": self.trainer.policy}
         returns = evaluate_all(
             policies, options.environment, options.evaluation, self.seeds.evaluation, progress_bar=options.progress_bar
         )
         earned = demos.episode_returns()
-        if own and earned is not None and demos.episodes_known:
+        if (own or other is None) and earned is not None and demos.episodes_known:
             shown = {"returns": earned, "lengths": demos.episode_lengths}
             returns = {"random": returns.pop("random"), "demonstrations": shown, **returns}
         notes = []
-        if own and self.expert is not None:
+        if own and other is not None:
             notes.append(f"The {name} is shown for comparison: it did not give the demonstrations.")
-        teacher = None if own else self.expert
+        teacher = None if own else other
         actions = compare_actions(
             self.trainer.policy, teacher, options.environment, demos, trained.held_out_episodes, self.seeds.fresh
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 import warnings
 from pathlib import Path
@@ -12,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from understudy.errors import ConfigError, UnderstudyError
-from understudy.scripts._parts import Compute, Environment, Evaluation, at_least, check_seed, environment_closed, say
+from understudy.scripts._parts import (
+    Compute,
+    Environment,
+    Evaluation,
+    assignment,
+    at_least,
+    check_seed,
+    environment_closed,
+    say,
+)
 from understudy.scripts._run_folder import RunFolder, default_path
 
 if TYPE_CHECKING:
@@ -80,7 +88,7 @@ class TrainRL:
             for name in ("env_id", "algo", "total_timesteps", "n_envs", "policy", "seed")
             if getattr(self, name) is not None
         }
-        hyperparameters = dict(map(_assignment, self.set))
+        hyperparameters = dict(map(assignment, self.set))
         if self.preset is not None or self.env_id in known:
             base = get_recipe(self.preset or str(self.env_id))
             if self.algo in (None, base.algo):
@@ -171,13 +179,3 @@ def _check_hyperparameters(recipe: Recipe, venv: VecEnv) -> None:
             f"{type(error).__name__}: {error}",
             "correct --set; the arguments are those of the Stable-Baselines3 class",
         ) from error
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ConfigError("--set NAME=VALUE", repr(text), "write for example --set n_steps=256 gamma=0.99")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
