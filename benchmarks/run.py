@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from sampling import WorkloadError, sample
 
-SLOW = ("bc_long", "save_infos", "load_flatten_infos")
+SLOW = ("bc_long", "gail_long", "save_infos", "load_flatten_infos")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

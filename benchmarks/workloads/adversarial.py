@@ -1,7 +1,8 @@
-"""GAIL and AIRL as their documentation sets them: seals/CartPole in 8 environments, three rounds, 49,152 steps.
+"""GAIL and AIRL as their documentation sets them: seals/CartPole in 8 environments, three rounds of 16,384 steps.
 
 Expert: the linear controller carried by a network. Learner settings, reward nets and numbers of updates are the same on
-both sides; understudy's learner is its ``FusedPPO`` where ``--case`` ends in ``-fused``.
+both; understudy's learner is its ``FusedPPO`` where ``--case`` has ``fused`` in it; ``long`` means 30 rounds. With
+the library ``stable_baselines3`` its PPO learns alone, from the environment's own rewards, settings and steps the same.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from measuring import Arguments, Measurement, Stopwatch, run
 from rollout import balancing_policy
 from stable_baselines3 import PPO
 
-N_TIMESTEPS, N_EPISODES = 49_152, 20
+A_ROUND, N_EPISODES = 16_384, 20
 LEARNER = {
     "gail": {"learning_rate": 0.0004, "gamma": 0.95, "n_epochs": 5, "ent_coef": 0.0, "batch_size": 64},
     "airl": {
@@ -42,7 +43,10 @@ def measure(arguments: Arguments) -> Measurement:
     torch.set_num_threads(1)
     importlib.import_module("seals")
     library = arguments.library
-    algorithm, _, fused = arguments.case.partition("-")
+    algorithm, *options = arguments.case.split("-")
+    n_timesteps = A_ROUND * (30 if "long" in options else 3)
+    if library == "stable_baselines3":
+        return learner_alone(arguments.seed, LEARNER[algorithm], n_timesteps)
     module, util, rollout, nets, networks = (
         importlib.import_module(f"{library}.{name}")
         for name in (
@@ -60,7 +64,7 @@ def measure(arguments: Arguments) -> Measurement:
     venv = util.make_vec_env("seals/CartPole-v0", rng=rng, post_wrappers=wrap)
     expert = balancing_policy(library, venv)
     episodes = rollout.rollout(expert, venv, rollout.make_min_episodes(N_EPISODES), rng, verbose=False)
-    learner_class: Any = importlib.import_module("understudy.rl.fused_ppo").FusedPPO if fused else PPO
+    learner_class: Any = importlib.import_module("understudy.rl.fused_ppo").FusedPPO if "fused" in options else PPO
     learner = learner_class("MlpPolicy", venv, seed=arguments.seed, device="cpu", **LEARNER[algorithm])
     net_class = nets.BasicRewardNet if algorithm == "gail" else nets.BasicShapedRewardNet
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
@@ -73,7 +77,21 @@ def measure(arguments: Arguments) -> Measurement:
             **TRAINER[algorithm],
         )
         with (watch := Stopwatch()):
-            trainer.train(N_TIMESTEPS)
+            trainer.train(n_timesteps)
+    return Measurement(
+        seconds=watch.seconds,
+        cpu_seconds=watch.cpu_seconds,
+        result={"n_timesteps": int(learner.num_timesteps), "updates": int(learner._n_updates)},
+    )
+
+
+def learner_alone(seed: int, settings: dict[str, Any], n_timesteps: int) -> Measurement:
+    """Stable-Baselines3's own PPO."""
+    util = importlib.import_module("understudy.util.util")
+    venv = util.make_vec_env("seals/CartPole-v0", rng=np.random.default_rng(seed))
+    learner = PPO("MlpPolicy", venv, seed=seed, device="cpu", **settings)  # type: ignore[arg-type]
+    with (watch := Stopwatch()):
+        learner.learn(n_timesteps)
     return Measurement(
         seconds=watch.seconds,
         cpu_seconds=watch.cpu_seconds,
@@ -82,4 +100,4 @@ def measure(arguments: Arguments) -> Measurement:
 
 
 if __name__ == "__main__":
-    run(measure, cases=("gail", "airl", "gail-fused", "airl-fused"))
+    run(measure, cases=("gail", "airl", "gail-long", "gail-fused", "airl-fused", "gail-fused-long"))

@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from understudy.algorithms.adversarial.airl import AIRL as AIRL
+    from understudy.algorithms.adversarial.gail import GAIL as GAIL
     from understudy.algorithms.bc import BC as BC
     from understudy.algorithms.checkpoints import Checkpoints as Checkpoints
     from understudy.algorithms.cloning_agent import BehavioralCloningAgent as BehavioralCloningAgent
@@ -27,15 +29,19 @@ if TYPE_CHECKING:
     from understudy.policies.serialize import load_policy as load_policy
     from understudy.policies.serialize import load_saved_policy as load_saved_policy
     from understudy.policies.serialize import save_policy as save_policy
+    from understudy.rewards.reward_nets import BasicRewardNet as BasicRewardNet
     from understudy.util.util import make_vec_env as make_vec_env
 
 __version__ = "0.1.0"
 
 _DOOR = {
+    "AIRL": "understudy.algorithms.adversarial.airl",
     "BC": "understudy.algorithms.bc",
+    "BasicRewardNet": "understudy.rewards.reward_nets",
     "BehavioralCloningAgent": "understudy.algorithms.cloning_agent",
     "Checkpoints": "understudy.algorithms.checkpoints",
     "DAggerTrainer": "understudy.algorithms.dagger",
+    "GAIL": "understudy.algorithms.adversarial.gail",
     "SimpleDAggerTrainer": "understudy.algorithms.dagger",
     "Trajectory": "understudy.data.types",
     "TrajectoryWithRew": "understudy.data.types",
