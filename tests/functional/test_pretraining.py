@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from understudy.functional.pretraining import (
+    anchored_loss,
     bowl_target,
     deterministic_action_error,
     discounted_returns,
@@ -54,6 +55,18 @@ def test_the_bowls_peak_is_the_experts_action() -> None:
     returns, expert = torch.tensor([5.0, 5.0]), torch.zeros(2, 2)
     tried = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     assert bowl_target(returns, tried, expert, 4.0).tolist() == [5.0, 3.0]
+
+
+def test_the_anchor_pulls_in_units_of_q() -> None:
+    """mean |Q| = (|−3| + |1|)/2 = 2; squared distances 0.25 + 0 and 1: 2 · (0.25 + 1)/2 = 1.25."""
+    scaled = torch.tensor([[0.5, 0.0], [0.0, 1.0]], requires_grad=True)
+    q = torch.tensor([[-2.0, -4.0], [1.0, 1.0]], requires_grad=True)
+    loss = anchored_loss(scaled, torch.zeros(2, 2), q)
+    assert loss.item() == pytest.approx(1.25)
+    loss.backward()
+    assert scaled.grad is not None
+    assert scaled.grad.tolist() == [[1.0, 0.0], [0.0, 2.0]]
+    assert q.grad is None
 
 
 def test_returns_of_two_episodes_are_kept_apart() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from understudy.algorithms.pretrain import CriticWarmup, pretrain
+from understudy.algorithms.pretrain import Anchor, CriticWarmup, HoldActor, pretrain
 from understudy.data import rollout
 from understudy.data.types import TrajectoryWithRew
 from understudy.evaluation.returns import evaluate_returns
@@ -80,3 +82,58 @@ def test_ppo_never_falls_below_nine_tenths_of_the_clone() -> None:
     assert mean.shape == (10,)
     assert mean.min() >= 0.9 * np.mean(clones)
     assert mean.max() >= 475  # and it learns
+
+
+SWING = {"learning_rate": 1e-3, "buffer_size": 50_000, "gamma": 0.98, "learning_starts": 0, "ent_coef": "auto_0.1"}
+"""SAC on Pendulum, where a clone without ties is at a random policy's level 200 steps after its actor is let go."""
+
+
+def swing_beginnings(expert: Any, venv: VecEnv, rng: np.random.Generator) -> list[TrajectoryWithRew]:
+    """The first 60 steps of three episodes."""
+    whole = rollout.generate_trajectories(expert, venv, rollout.make_min_episodes(3), rng=rng)
+    return [
+        TrajectoryWithRew(obs=t.obs[:61], acts=t.acts[:60], infos=None, terminal=False, rews=t.rews[:60])
+        for t in whole[:3]
+    ]
+
+
+@pytest.mark.defect("B24")
+def test_sac_keeps_nine_tenths_of_the_clone_and_passes_it() -> None:
+    """On the scale where a random policy (−1,260) is 0 and the expert (−160) is 1."""
+
+    def scaled(returns: float) -> float:
+        return (returns + 1260.0) / 1100.0
+
+    clones, curves = [], []
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        venv = make_vec_env("Pendulum-v1", rng=rng, n_envs=1)
+        evaluated = make_vec_env("Pendulum-v1", rng=rng, n_envs=50)
+        expert = load_policy("bundled", venv)
+        clone = 0.0
+        while not 0.4 <= clone <= 0.8:
+            demos = swing_beginnings(expert, venv, rng)
+            model = SAC("MlpPolicy", venv, seed=seed, device="cpu", **SWING)  # type: ignore[arg-type]
+            pretrain(model, demos, 300, 1e-3, batch_size=32, fill_replay_buffer=True, rng=seed, progress_bar=False)
+            clone = scaled(float(evaluate_returns(model.policy, evaluated, n_episodes=50, seed=1000).returns.mean()))
+        curve: list[float] = []
+
+        def evaluate(
+            local: dict[str, Any], _: dict[str, Any], venv: VecEnv = evaluated, to: list[float] = curve
+        ) -> bool:
+            step = local["self"].num_timesteps
+            if step > 400 and step % 200 == 0:
+                found = evaluate_returns(local["self"].policy, venv, n_episodes=50, seed=1000)
+                to.append(scaled(float(found.returns.mean())))
+            return True
+
+        ties = [HoldActor(400), Anchor(demos, 600, expert_weight=2.0, clone_weight=0.5)]
+        model.learn(2400, callback=CallbackList([*ties, ConvertCallback(evaluate)]))
+        clones.append(clone)
+        curves.append(curve)
+        venv.close()
+        evaluated.close()
+    mean = np.mean(curves, axis=0)
+    assert mean.shape == (10,)
+    assert mean.min() >= 0.9 * np.mean(clones)
+    assert mean.max() >= 0.9  # and it learns

@@ -51,7 +51,7 @@ def values_of(model: BaseAlgorithm, family: Family) -> Callable[[Batch], Tensor]
     if family == "likelihood":
         return lambda batch: cast(Tensor, policy.predict_values(batch.obs).flatten())
     if family == "actor":
-        act, q = deterministic_actions(model), _q_values(model)
+        act, q = deterministic_actions(model), q_values_of(model)
         return lambda batch: q(batch.obs, act(batch.obs)).amin(1)
     choices = choice_values(model, family)
     return lambda batch: choices(batch.obs).amax(1)
@@ -62,7 +62,7 @@ def critic_of(model: BaseAlgorithm) -> nn.Module:
     return cast(nn.Module, model.policy.critic)
 
 
-def _q_values(model: BaseAlgorithm) -> Callable[[Any, Tensor], Tensor]:
+def q_values_of(model: BaseAlgorithm) -> Callable[[Any, Tensor], Tensor]:
     """Every critic's value (every quantile's, where there are such), shape (batch, critic)."""
     critic = critic_of(model)
 
@@ -95,7 +95,7 @@ def margin_loss(model: BaseAlgorithm, family: Family, margin: float, spread: flo
 
 def bowl_loss(model: BaseAlgorithm, margin: float, n_actions: int, spread: float, noise: torch.Generator) -> CriticLoss:
     """Squared error of the expert's action and of ``n_actions`` others, valued by a bowl; in units of ``spread``."""
-    q = _q_values(model)
+    q = q_values_of(model)
     low, high = action_bounds(model, torch.float32)
 
     def loss(batch: Batch, acts: Tensor, returns: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from understudy.algorithms._bc_checks import check_batch_norm, check_options, fused_where_possible
 from understudy.algorithms._cloning_steps import LossSettings
 from understudy.algorithms._early_stopping import check_split, episodes_of, split_episodes
+from understudy.algorithms._pretrain_anchor import Anchor
 from understudy.algorithms._pretrain_close import StayClose
 from understudy.algorithms._pretrain_critic import CriticReport, CriticWarmup, warm_up
 from understudy.algorithms._pretrain_data import UnknownEnds, Views, ends_of, in_memory, read_views, rewards_seen
@@ -47,7 +48,16 @@ from understudy.util.devices import one_thread_if_small
 from understudy.util.logger import HierarchicalLogger
 from understudy.util.seeding import torch_generator, torch_seeded
 
-__all__ = ["CriticReport", "CriticWarmup", "EpochLosses", "HoldActor", "PretrainResult", "StayClose", "pretrain"]
+__all__ = [
+    "Anchor",
+    "CriticReport",
+    "CriticWarmup",
+    "EpochLosses",
+    "HoldActor",
+    "PretrainResult",
+    "StayClose",
+    "pretrain",
+]
 
 _log = logging.getLogger(__name__)
 

@@ -92,6 +92,23 @@ def bowl_target(
     return returns - depth * (scaled - expert).square().mean(-1)
 
 
+def anchored_loss(
+    scaled: Float[Tensor, "batch act"], anchor: Float[Tensor, "batch act"], q_values: Float[Tensor, "batch critic"]
+) -> Float[Tensor, ""]:
+    """mean |Q| · mean over the batch of ‖a − a_anchor‖², beside an actor's loss −Q.
+
+    Fujimoto & Gu (2021), "A Minimalist Approach to Offline Reinforcement Learning", https://arxiv.org/abs/2106.06860,
+    eqs. 3–5, with λ = α / mean |Q| taken to the other term: −Q + (mean |Q| / α) ‖a − a_anchor‖².
+
+    Args:
+        scaled: the actor's action a, in [−1, 1].
+        anchor: where it shall stay, in [−1, 1].
+        q_values: of the actor's action; of several critics their mean is taken. No gradient passes through.
+    """
+    scale = q_values.detach().mean(1).abs().mean()
+    return scale * (scaled - anchor).square().sum(1).mean()
+
+
 def discounted_returns(
     rews: Float[np.ndarray, " time"],
     ends: Bool[np.ndarray, " time"],
