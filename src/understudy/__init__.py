@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from understudy.policies.serialize import load_saved_policy as load_saved_policy
     from understudy.policies.serialize import save_policy as save_policy
     from understudy.rewards.reward_nets import BasicRewardNet as BasicRewardNet
+    from understudy.rl.fused_ppo import FusedPPO as FusedPPO
     from understudy.util.util import make_vec_env as make_vec_env
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ _DOOR = {
     "BehavioralCloningAgent": "understudy.algorithms.cloning_agent",
     "Checkpoints": "understudy.algorithms.checkpoints",
     "DAggerTrainer": "understudy.algorithms.dagger",
+    "FusedPPO": "understudy.rl.fused_ppo",
     "GAIL": "understudy.algorithms.adversarial.gail",
     "SimpleDAggerTrainer": "understudy.algorithms.dagger",
     "Trajectory": "understudy.data.types",

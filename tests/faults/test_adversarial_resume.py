@@ -25,10 +25,11 @@ from understudy.algorithms.checkpoints import Checkpoints
 from understudy.data import rollout
 from understudy.errors import CheckpointError, ConfigError
 from understudy.rewards.reward_nets import BasicRewardNet, BasicShapedRewardNet
+from understudy.rl.fused_ppo import FusedPPO
 from understudy.util.logger import configure
 from understudy.util.networks import RunningNorm
 
-KINDS = ("gail ppo", "gail ppo gsde", "gail ppo normalised", "airl ppo", "gail sac")
+KINDS = ("gail ppo", "gail fused", "gail ppo gsde", "gail ppo normalised", "airl ppo", "gail sac")
 
 
 def pendulum() -> gym.Env[Any, Any]:
@@ -52,7 +53,8 @@ def make(kind: str, *, subproc: bool = False) -> AdversarialTrainer:
         learner = SAC("MlpPolicy", venv, learning_starts=20, buffer_size=200, device="cpu", seed=0, batch_size=16)
     else:
         options: dict[str, Any] = {"use_sde": True, "sde_sample_freq": 5} if "gsde" in kind else {}
-        learner = PPO("MlpPolicy", venv, n_steps=16, batch_size=16, n_epochs=2, device="cpu", seed=0, **options)
+        kind_of_ppo = FusedPPO if "fused" in kind else PPO
+        learner = kind_of_ppo("MlpPolicy", venv, n_steps=16, batch_size=16, n_epochs=2, device="cpu", seed=0, **options)
     net = BasicShapedRewardNet if "airl" in kind else BasicRewardNet
     return (AIRL if "airl" in kind else GAIL)(
         demonstrations=episodes,

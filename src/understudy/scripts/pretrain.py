@@ -32,12 +32,15 @@ from understudy.scripts._summary import counted
 if TYPE_CHECKING:
     from rich.console import Console
     from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.callbacks import BaseCallback
 
     from understudy.algorithms.pretrain import PretrainResult
     from understudy.data.demonstrations import Demonstrations
     from understudy.scripts._training import Seeds
 
 _WARMUP_EPOCHS = 50
+_HOLD, _FADE = 400, 600
+_ANCHORED = ("sac", "tqc", "td3", "ddpg")
 _OFF_POLICY = ("dqn", "qrdqn", "sac", "tqc", "td3", "ddpg")
 
 
@@ -64,7 +67,8 @@ class Pretraining:
     """Share of the episodes kept apart to measure the loss on unseen data, in [0, 1)."""
 
     critic_warmup: int | None = None
-    """Passes in which the critic learns the demonstrations' returns. None: 50 with --learn, if rewards are there."""
+    """Passes in which the critic learns the demonstrations' returns. None: 50 with --learn, if rewards are there; 0
+    for SAC, TD3, DDPG and TQC, which are held and tied instead."""
 
     fill_replay_buffer: bool | None = None
     """Put the demonstrations into an off-policy model's replay buffer. None: with --learn, if rewards are there."""
@@ -75,10 +79,18 @@ class Pretraining:
     learn: int = 0
     """Steps of the environment to go on with, by the model's own reinforcement learning."""
 
+    hold_actor: int | None = None
+    """First steps of these in which only the critic learns. None: 400 for SAC, TD3, DDPG and TQC, else 0."""
+
+    anchor: int | None = None
+    """Steps in which the tie of the actor to its clone fades; one to the expert stays. 0: neither. None: 600 for
+    SAC, TD3, DDPG and TQC, else 0."""
+
     def check(self) -> None:
         """Raise ConfigError for an option out of range."""
         at_least(1, n_epochs=self.n_epochs, batch_size=self.batch_size)
         at_least(0, critic_warmup=self.critic_warmup, learn=self.learn, ent_weight=self.ent_weight)
+        at_least(0, hold_actor=self.hold_actor, anchor=self.anchor)
         for name in ("learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -94,9 +106,18 @@ class Pretraining:
         """Passes of the critic's warm-up, and whether to fill the replay buffer."""
         known = demos.rews is not None and (demos.dones is not None or self.unknown_ends is not None)
         usual = bool(self.learn and known)
-        warmup = (_WARMUP_EPOCHS if usual else 0) if self.critic_warmup is None else self.critic_warmup
+        warmed = usual and algo not in _ANCHORED
+        warmup = (_WARMUP_EPOCHS if warmed else 0) if self.critic_warmup is None else self.critic_warmup
         fill = (usual and algo in _OFF_POLICY) if self.fill_replay_buffer is None else self.fill_replay_buffer
         return warmup, fill
+
+    def ties(self, algo: str) -> tuple[int, int]:
+        """Steps in which the actor is held, and in which the tie to its clone fades."""
+        hold, fade = (_HOLD, _FADE) if algo in _ANCHORED else (0, 0)
+        return (
+            hold if self.hold_actor is None else self.hold_actor,
+            fade if self.anchor is None else self.anchor,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,11 +211,13 @@ class Pretrain:
         import torch
 
         warmup, fill = self.pretraining.for_rl(algo, demos)
+        hold, fade = self.pretraining.ties(algo)
+        tied = {"hold_actor": hold, "anchor": fade} if self.pretraining.learn else {}
         return {
             "learner": {"algo": algo, "policy": type(model.policy).__name__, "device": str(model.device)},
             "source": {"n_demonstrations": demos.n_episodes},
             "expert": {"expert": "none" if expert is None else self.expert.expert.replace("auto", "bundled")},
-            "pretraining": {"critic_warmup": warmup, "fill_replay_buffer": fill},
+            "pretraining": {"critic_warmup": warmup, "fill_replay_buffer": fill, **tied},
             "compute": {"threads": torch.get_num_threads()},
         }
 
@@ -250,7 +273,7 @@ class _Run:
 
         wishes = self.options.pretraining
         warmup, fill = wishes.for_rl(self.algo, self.demos)
-        if wishes.learn and not warmup and wishes.critic_warmup is None:
+        if wishes.learn and not warmup and wishes.critic_warmup is None and self.algo not in _ANCHORED:
             say(self.console, "note", "no warm-up of the critic: the data has no rewards, or not how episodes ended")
         logger = metrics_logger(self.folder.path)
         try:
@@ -287,10 +310,20 @@ class _Run:
         metrics = MetricsCallback(self.folder.path / "metrics.jsonl")
         bar = ProgressCallback(n_steps, disable=not self.options.progress_bar)
         try:
-            self.model.learn(n_steps, callback=[metrics, bar], reset_num_timesteps=self.options.learner.model is None)
+            self.model.learn(
+                n_steps, callback=[metrics, bar, *self._ties()], reset_num_timesteps=self.options.learner.model is None
+            )
         finally:
             metrics.close()
             bar.close()
+
+    def _ties(self) -> list[BaseCallback]:
+        """What keeps the clone from being forgotten while its critic knows little."""
+        from understudy.algorithms.pretrain import Anchor, HoldActor
+
+        hold, fade = self.options.pretraining.ties(self.algo)
+        held: list[BaseCallback] = [HoldActor(hold)] if hold else []
+        return [*held, Anchor(self.demos, fade, rng=self.seeds.training)] if fade else held
 
     def _save(self, name: str) -> Path:
         from understudy.policies.serialize import save_policy, save_stable_model
