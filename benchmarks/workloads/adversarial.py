@@ -89,7 +89,7 @@ def learner_alone(seed: int, settings: dict[str, Any], n_timesteps: int) -> Meas
     """Stable-Baselines3's own PPO."""
     util = importlib.import_module("understudy.util.util")
     venv = util.make_vec_env("seals/CartPole-v0", rng=np.random.default_rng(seed))
-    learner = PPO("MlpPolicy", venv, seed=seed, device="cpu", **settings)  # type: ignore[arg-type]
+    learner = PPO("MlpPolicy", venv, seed=seed, device="cpu", **settings)
     with (watch := Stopwatch()):
         learner.learn(n_timesteps)
     return Measurement(

@@ -216,6 +216,27 @@ def test_observations_in_unusual_memory(kind: str) -> None:
     np.testing.assert_allclose(act(given), policy.predict(given, deterministic=True)[0], rtol=1e-6)
 
 
+def test_samples_follow_the_policys_spread() -> None:
+    policy = POLICIES["continuous"]()
+    act = lean_actor(policy, False)
+    assert act is not None
+    obs = sampled_obs(OBS)
+    assert np.ptp(act(np.repeat(obs[:1], 50, 0)), axis=0).min() > 0.1
+    with torch.no_grad():
+        policy.log_std.fill_(-20)  # type: ignore[operator]
+    np.testing.assert_allclose(act(obs), policy.predict(obs, deterministic=True)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_choice_of_probability_zero_is_never_made(deterministic: bool) -> None:
+    policy = POLICIES["choice"]()
+    with torch.no_grad():
+        policy.action_net.bias[:3] = -torch.inf  # type: ignore[union-attr, operator]
+    act = lean_actor(policy, deterministic)
+    assert act is not None
+    np.testing.assert_array_equal(act(sampled_obs(OBS)), 3)
+
+
 @pytest.mark.fault("F8")
 @pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize("name", ["choice", "continuous", "TD3", "SAC", "image"])

@@ -58,6 +58,32 @@ def test_they_follow_the_policy() -> None:
     np.testing.assert_allclose(outputs(obs), by_torch(policy, obs), rtol=1e-5, atol=1e-5)
 
 
+def put_others_in_place(policy: ActorCriticPolicy) -> None:
+    policy.to(torch.float64).to(torch.float32)
+    with torch.no_grad():
+        policy.action_net.bias.add_(1)  # type: ignore[operator]
+
+
+def replace_a_layer(policy: ActorCriticPolicy) -> None:
+    policy.action_net = nn.Linear(64, 4)
+
+
+def replace_it_by_more(policy: ActorCriticPolicy) -> None:
+    policy.action_net = nn.Sequential(nn.Linear(64, 4), nn.Softplus())
+
+
+@pytest.mark.parametrize("change", [put_others_in_place, replace_a_layer, replace_it_by_more])
+def test_they_follow_other_parameters(change: Callable[[ActorCriticPolicy], None]) -> None:
+    policy = made()
+    outputs = actor_outputs(policy)
+    assert outputs is not None
+    obs = np.ones((2, 3), dtype=np.float32)
+    before = outputs(obs)
+    change(policy)
+    assert not np.allclose(before, outputs(obs))
+    np.testing.assert_allclose(outputs(obs), by_torch(policy, obs), rtol=1e-5, atol=1e-5)
+
+
 def test_the_observations_given_are_not_written_to() -> None:
     policy = made(net_arch=[])
     outputs = actor_outputs(policy)

@@ -11,6 +11,9 @@ EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"
 
 
 @pytest.mark.parametrize("program", EXAMPLES, ids=lambda path: path.stem)
-def test_the_example_runs(program: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_runs(
+    program: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [str(program)])  # not pytest's own
     runpy.run_path(str(program), run_name="__main__")
     assert capsys.readouterr().out.strip()

@@ -53,9 +53,10 @@ def own(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with experts of one's own, which is the working directory."""
     (in_tmp / "my_experts.py").write_text(MODULE)
     (in_tmp / "my_slips.py").write_text("import my_nothing\n")
+    (in_tmp / "my_exit.py").write_text("raise SystemExit(0)\n")
     (in_tmp / "my_syntax.py").write_text("def act(obs:\n")
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("my_experts", "my_slips", "my_syntax"):
+    for name in ("my_experts", "my_slips", "my_exit", "my_syntax"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return in_tmp
 
@@ -83,6 +84,11 @@ def test_an_expert_of_ones_own_teaches_everyone(name: str, own: Path) -> None:
         ("my_experts:outside", "actions of Discrete(2)"),
         ("my_slips:act", "No module named 'my_nothing'"),
         ("my_syntax:act", "line 1"),
+        ("my_exit:act", "SystemExit: 0"),
+        ("./my_experts:act", "did you mean my_experts:act, from the folder that holds it?"),
+        (".my_experts:act", "did you mean my_experts:act, from the folder that holds it?"),
+        ("pkg/my_experts.py:act", "did you mean pkg.my_experts:act, from the folder that holds it?"),
+        ("my_experts.py:act", "write my_experts:act"),
         ("hub:somewhere", "hub:ORGANIZATION/ALGO-ENVIRONMENT"),
         ("human", "a terminal to ask a person at"),
         ("humna", "did you mean human?"),

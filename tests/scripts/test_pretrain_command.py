@@ -114,6 +114,8 @@ def test_every_algorithm_is_made_and_known_again(algo: Any, in_tmp: Path) -> Non
     [
         ("--algo sac", "arguments and spaces that SAC takes"),
         ("--algo ppo --set n_setps=3", "arguments and spaces that PPO takes"),
+        ("--set policy_kwargs=1", "an object in JSON"),
+        ("--set seed=3", "--set without seed"),
         ("--algo ppo --set n_steps", "--set NAME=VALUE"),
         ("--model nowhere.zip", "--model with the zip"),
         ("--model nowhere.zip --policy MlpPolicy", "leave one out"),
@@ -142,6 +144,22 @@ def test_a_zip_of_another_algorithm_is_refused(in_tmp: Path, capsys: pytest.Capt
     assert "tensors of" in " ".join(capsys.readouterr().err.split())
     TRPO("MlpPolicy", "CartPole-v1", device="cpu").save("trpo.zip")
     assert cli.main([*RUN, "--model", "trpo.zip", "--out", "run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("gama=0.9", "did you mean gamma?"),
+        ("policy_kwargs={}", "--set policy_kwargs=… with --model"),
+        ("device=cpu", "pass --device"),
+    ],
+)
+def test_an_option_that_a_zip_cannot_take_is_told(
+    option: str, told: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    PPO("MlpPolicy", "CartPole-v1", device="cpu").save("mine.zip")
+    assert cli.main(["pretrain", "CartPole-v1", *SMALL, "--model", "mine.zip", "--set", option]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_ctrl_c_saves_the_model_so_far(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:

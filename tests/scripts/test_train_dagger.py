@@ -202,6 +202,8 @@ def test_beta_by_round(text: str, betas: list[float]) -> None:
         ("--n-demonstrations 2", "--demonstrations PATH"),
         ("--demonstrations nowhere.npz", "nowhere.npz"),
         ("--expert none", "--expert human"),
+        ("--take-over --beta 0.5", "--take-over or --beta"),
+        ("--expert bundled --keys a=left d=right", "--keys with --expert human"),
         ("--take-over", "a terminal to ask a person at"),
         ("--env Acrobot-v1", "an expert to ask"),
         ("--env CartPole-v7", "did you mean CartPole-v1?"),
@@ -215,6 +217,14 @@ def test_a_mistake_is_told_and_leaves_nothing(
     assert told in shown
     assert all(part in shown for part in ("expected", "got", "do this"))
     assert not list(in_tmp.iterdir())
+
+
+@pytest.mark.defect("B15")
+def test_a_budget_below_a_rounds_steps_is_one_small_round(in_tmp: Path) -> None:
+    one = ["--rollout-round-min-episodes", "1", "--n-round-episodes", "0", "--total-timesteps", "50"]
+    assert cli.main(["train", "dagger", *SMALL, *one, "--out", "run"]) == 0
+    config = json.loads(Path("run/config.json").read_text())
+    assert config["data"]["transitions"] == 80  # two episodes of 40 steps at the same time, not 500 steps
 
 
 def test_metrics_of_rounds_that_are_made_again_are_removed(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,28 @@ def test_afterwards_each_name_is_synced_again(tmp_path: Path, synced: list[Path]
     del synced[:]
     written(tmp_path, "b")
     assert synced[-1] == tmp_path
+
+
+def written_and_removed(folder: Path) -> None:
+    with files.names_synced_once():
+        written(folder, "a")
+        shutil.rmtree(folder)
+        raise KeyError("the reason")
+
+
+def test_a_folder_that_is_gone_does_not_hide_what_failed(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="the reason"):
+        written_and_removed(tmp_path / "folder")
+
+
+def test_names_that_do_not_reach_the_disk_are_a_write_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = files.sync
+
+    def broken(path: Path) -> None:
+        if path == tmp_path:
+            raise OSError(errno.EIO, "Input/output error")
+        sync(path)
+
+    monkeypatch.setattr(files, "sync", broken)
+    with pytest.raises(FileWriteError, match="Input/output"), files.names_synced_once():
+        written(tmp_path, "a")

@@ -31,7 +31,7 @@ class Anchor(BaseCallback):
     Two terms join the actor's loss. Where the expert was, the action stays near the expert's: that lasts, as it is
     right. Where the learner has been (in its replay buffer), the action stays near the one that the clone, as it was
     when learning began, would take: that fades, as the clone is to be surpassed. Both are measured in units of the
-    critic's mean |Q|, as in Fujimoto & Gu (2021), "A Minimalist Approach to Offline Reinforcement Learning",
+    critic's mean ``|Q|``, as in Fujimoto & Gu (2021), "A Minimalist Approach to Offline Reinforcement Learning",
     https://arxiv.org/abs/2106.06860, eq. 5. Begin only when the critic has seen the clone act: with `HoldActor`.
 
     Differences from the paper:
@@ -44,7 +44,7 @@ class Anchor(BaseCallback):
     Args:
         demonstrations: as for ``pretrain``.
         n_timesteps: environment steps in which the tie to the clone fades, linearly, from the actor's first update on.
-        expert_weight: of the tie to the expert, ≥ 0, in mean |Q| per squared distance of actions scaled to [−1, 1].
+        expert_weight: of the tie to the expert, ≥ 0, in mean ``|Q|`` per squared distance of actions scaled to [−1, 1].
         clone_weight: of the tie to the clone when it begins, likewise.
         batch_size: transitions to each term and update.
         rng: decides which.

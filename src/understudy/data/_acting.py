@@ -100,17 +100,16 @@ def _small_actor(policy: BasePolicy, deterministic: bool) -> Actor | None:
 
     def finite(obs: np.ndarray) -> np.ndarray:
         out = outputs(obs)
-        if not math.isfinite(np.add.reduce(out, axis=None)):
+        if math.isnan(np.add.reduce(out, axis=None)):  # −∞ is a choice that is never made
             raise _not_a_number(policy)
         return out
 
     if not chooses:
         space = policy.action_space
         assert isinstance(space, spaces.Box)
-        std = policy.log_std.detach().exp().numpy()
 
         def sampled(obs: np.ndarray) -> np.ndarray:
-            mean = finite(obs)
+            mean, std = finite(obs), policy.log_std.detach().exp().numpy()
             acts = (mean + std * torch.randn(mean.shape).numpy()).reshape(-1, *space.shape)
             return np.asarray(np.clip(acts, space.low, space.high))
 

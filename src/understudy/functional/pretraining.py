@@ -95,10 +95,10 @@ def bowl_target(
 def anchored_loss(
     scaled: Float[Tensor, "batch act"], anchor: Float[Tensor, "batch act"], q_values: Float[Tensor, "batch critic"]
 ) -> Float[Tensor, ""]:
-    """mean |Q| · mean over the batch of ‖a − a_anchor‖², beside an actor's loss −Q.
+    """mean ``|Q|`` · mean over the batch of ‖a − a_anchor‖², beside an actor's loss −Q.
 
     Fujimoto & Gu (2021), "A Minimalist Approach to Offline Reinforcement Learning", https://arxiv.org/abs/2106.06860,
-    eqs. 3–5, with λ = α / mean |Q| taken to the other term: −Q + (mean |Q| / α) ‖a − a_anchor‖².
+    eqs. 3–5, with λ = α / mean ``|Q|`` taken to the other term: −Q + (mean ``|Q|`` / α) ‖a − a_anchor‖².
 
     Args:
         scaled: the actor's action a, in [−1, 1].

@@ -169,6 +169,10 @@ def _told(spec: str, name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        if name.endswith(".py"):
+            raise ConfigError(
+                f"a module for {spec}, as `import` names it", name, f"write {spec.replace('.py:', ':', 1)}"
+            ) from error
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise ConfigError(
                 f"a module {name!r} that can be imported from {Path.cwd()}, for {spec}",
@@ -176,11 +180,11 @@ def _told(spec: str, name: str) -> Iterator[None]:
                 f"start in the folder that holds {name.split('.')[0]}.py, or install it",
             ) from error
         raise _broken(spec, name, error) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _broken(spec, name, error) from error
 
 
-def _broken(spec: str, name: str, error: Exception) -> ConfigError:
+def _broken(spec: str, name: str, error: BaseException) -> ConfigError:
     last = traceback.extract_tb(error.__traceback__)[-1]
     at = error.lineno if isinstance(error, SyntaxError) else last.lineno
     file = error.filename if isinstance(error, SyntaxError) else last.filename

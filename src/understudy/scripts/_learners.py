@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from understudy.errors import ConfigError, UnderstudyError
-from understudy.scripts._parts import assignment
+from understudy.scripts._parts import assignment, nearest
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -73,6 +74,9 @@ class Learner:
             MissingExtraError: it is one of sb3-contrib's, which is not installed.
         """
         options = {name: _value(name, value) for name, value in map(assignment, self.set)}
+        own = sorted({"seed", "device", "policy", "env"} & options.keys())
+        if own:
+            raise ConfigError(f"--set without {own[0]}", f"--set {own[0]}=…", f"pass --{own[0]}, or leave it out")
         return self._loaded(venv, seed, options) if self.model is not None else self._new(venv, seed, options)
 
     def _new(self, venv: VecEnv, seed: int, options: dict[str, Any]) -> tuple[str, BaseAlgorithm]:
@@ -101,6 +105,14 @@ class Learner:
         archive = _archive(self.model)
         contents = read_stable_zip(archive, policy_only=True)
         name = self.algo or _algorithm_of(contents)
+        known = inspect.signature(_class_of(name)).parameters.keys() - {"policy_kwargs", "_init_setup_model"}
+        strange = sorted(options.keys() - known)
+        if strange:
+            raise ConfigError(
+                f"arguments that {_class_of(name).__name__} takes for a model that is there",
+                f"--set {strange[0]}=… with --model",
+                f"did you mean {nearest(strange[0], known)}?" if nearest(strange[0], known) else "correct --set",
+            )
         check_algorithm(contents, _LOADERS_NAMES.get(name, name))
         model = load_stable_baselines_model(_class_of(name), archive, venv, device=self.device, **options)
         model.set_random_seed(seed)
@@ -168,4 +180,7 @@ def _usual_policy(name: str, venv: VecEnv) -> str:
 def _value(name: str, value: Any) -> Any:
     from understudy.rl.training import _plain_to_object
 
+    if name == "policy_kwargs" and not isinstance(value, dict):
+        example = "write for example --set 'policy_kwargs={\"net_arch\": [32, 32]}'"
+        raise ConfigError("--set policy_kwargs=… with an object in JSON", repr(value)[:80], example)
     return _plain_to_object(name, value)

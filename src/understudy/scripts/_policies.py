@@ -69,6 +69,8 @@ class Expert:
             ConfigError: no such expert.
             SpaceMismatchError: made for other spaces.
         """
+        if self.keys and not self.is_human:
+            raise ConfigError("--keys with --expert human", f"--keys with --expert {self.expert}", "leave one out")
         if self.expert == "none" or (self.expert == "auto" and own_data):
             return None
         if self.expert == "auto":
@@ -173,6 +175,10 @@ def find_policy(path: Path, choices: Sequence[str] = _NAMES) -> Path:
         if (path / inside).is_file():
             return path / inside
     meant = nearest(str(path), choices)
+    module, colon, name = str(path).rpartition(":")
+    importable = f"{module.removesuffix('.py').strip('./').replace('/', '.')}:{name}"
+    if colon and not meant and is_reference(importable):  # instead of ./rules:act, or .rules:act
+        meant = f"{importable}, from the folder that holds it"
     raise ConfigError(
         f"one of {', '.join(choices)}, module:name, or the path of a saved policy or run folder",
         f"{path}, a folder without a policy" if path.exists() else f"{path}, which is neither",

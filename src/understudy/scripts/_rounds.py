@@ -30,7 +30,7 @@ class Rounds:
     """A round ends when so many episodes have ended …"""
 
     rollout_round_min_timesteps: int = 500
-    """… with at least so many steps in them."""
+    """… with at least so many steps in them; total-timesteps if those are fewer."""
 
     beta: str = "linear"
     """Share of steps the expert acts in: linear[:ROUNDS] (15 to reach 0), exponential[:FACTOR] (0.7), or a constant."""
@@ -58,6 +58,10 @@ class Rounds:
             raise ConfigError("one of --n-epochs and --n-batches", "both", "leave one out")
         at_least(1, n_epochs=self.n_epochs, n_batches=self.n_batches)
         beta_of(self.schedule(), 0)
+        if self.take_over and self.beta != Rounds.beta:
+            raise ConfigError(
+                "--take-over or --beta", "both", "leave --beta out: who takes over decides in place of a schedule"
+            )
 
     def steps(self, *, at_console: bool) -> int:
         """Steps to label."""

@@ -63,6 +63,8 @@ class Rollout:
         if path.exists():
             raise ConfigError("a path that is free", f"{path}, which exists", "choose another --out")
         human = self.policy == "human"
+        if self.keys and not human:
+            raise ConfigError("--keys with --policy human", f"--keys with --policy {self.policy}", "leave one out")
         environment = Expert(self.policy).where(self.environment)
         # Kept beside the recording until it is complete: the same command goes on there.
         journal = path.with_name(f"{path.name}.answers.jsonl") if human else None

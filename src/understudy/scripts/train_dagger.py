@@ -255,12 +255,13 @@ class _Run:
 
         self._say_where_it_stands()
         rounds = self.options.rounds
+        total = rounds.steps(at_console=self.options.at_console)
         trainer.logger = logger = metrics_logger(self.folder.path)
         try:
             done: DAggerResult = trainer.train(
-                rounds.steps(at_console=self.options.at_console),
+                total,
                 rollout_round_min_episodes=rounds.rollout_round_min_episodes,
-                rollout_round_min_timesteps=rounds.rollout_round_min_timesteps,
+                rollout_round_min_timesteps=min(rounds.rollout_round_min_timesteps, total),
                 bc_train_kwargs=rounds.training(),
                 progress_bar=self.options.progress_bar and not self.options.at_console,
                 checkpoints=checkpoints,

@@ -141,15 +141,21 @@ def names_synced_once() -> Iterator[None]:
 
     Each file is complete under its name as ever, should the process be killed; that the name outlives a power cut holds
     from the end on.
+
+    Raises:
+        FileWriteError: the names do not reach the disk; after an exception inside, that one is raised instead.
     """
     folders: set[Path] = set()
     token = _WAITING.set(folders)
+    failed = True
     try:
         yield
+        failed = False
     finally:
         _WAITING.reset(token)
         for folder in folders:
-            sync(folder)
+            with contextlib.suppress(OSError) if failed else _writing(folder):
+                sync(folder)
 
 
 def _node() -> str:
