@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import signal
+import sys
 import threading
 import zlib
 from collections import OrderedDict
@@ -61,6 +64,10 @@ def read_answer(prompt: str) -> str:
     """
     with _signals_raise():
         try:
+            if _can_wait():
+                print(prompt, end="", flush=True)
+                _wait_for_a_line()
+                return input()
             return input(prompt)
         except EOFError:
             print()
@@ -68,6 +75,27 @@ def read_answer(prompt: str) -> str:
         except QuestionInterrupted:
             print()
             raise
+
+
+def _can_wait() -> bool:
+    return os.name != "nt" and sys.stdin.isatty() and threading.current_thread() is threading.main_thread()
+
+
+def _wait_for_a_line() -> None:
+    """Wait for the console, or for a signal.
+
+    A signal that comes just before ``input`` begins to read would be noticed after the next line only; what it writes
+    to a pipe is noticed whenever it came.
+    """
+    told, tells = os.pipe()
+    os.set_blocking(tells, False)
+    before = signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+    try:
+        select.select([sys.stdin, told], [], [])
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(told)
+        os.close(tells)
 
 
 @contextlib.contextmanager
