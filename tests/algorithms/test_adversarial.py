@@ -13,13 +13,14 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from understudy.algorithms.adversarial._samples import ExpertRows, LearnerRows
 from understudy.algorithms.adversarial.airl import AIRL
 from understudy.algorithms.adversarial.common import AdversarialTrainer, compute_train_stats
 from understudy.algorithms.adversarial.gail import GAIL, RewardNetFromDiscriminatorLogit
 from understudy.data import rollout
+from understudy.data.dict_obs import DictObs
 from understudy.data.types import TrajectoryWithRew
 from understudy.errors import CallOrderError, ConfigError, DataError, TrainingDivergedError
 from understudy.rewards.reward_nets import BasicRewardNet, BasicShapedRewardNet, NormalizedRewardNet
@@ -419,3 +420,111 @@ def test_one_seed_decides_everything(tmp_path: Path) -> None:
         parts = [*trainer.policy.parameters(), *trainer._reward_net.parameters()]
         found.append(torch.nn.utils.parameters_to_vector(parts).detach())
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("learner", ["PPO", "SAC"])
+def test_a_second_training_begins_with_new_episodes(learner: str, tmp_path: Path) -> None:
+    venv = walks()
+    model: Any = ppo(venv, n_steps=20, batch_size=20) if learner == "PPO" else SAC("MlpPolicy", venv, device="cpu")
+    trainer = made(tmp_path, venv=venv, learner=model, gen_train_timesteps=40)
+    for _ in range(2):
+        trainer.train(40)  # 20 steps an environment: an episode of 16 and 4 steps of another, which the reset ends
+    assert trainer.n_rounds == 2
+
+
+def test_steps_of_a_rollout_that_a_callback_broke_off_are_kept(tmp_path: Path) -> None:
+    trainer = made(tmp_path, gen_replay_buffer_capacity=1000)
+    trainer.train(192, learner_callback=lambda found, _: found["self"].num_timesteps < 74)
+    assert trainer.gen_algo.num_timesteps == len(trainer._payment.rows) == 74
+    trainer.train(64)
+    assert len(trainer._payment.rows) == 138
+
+
+def test_behind_a_normaliser_both_see_the_environments_observations(tmp_path: Path) -> None:
+    seen: list[np.ndarray] = []
+
+    class Watched(Walk):
+        def _obs(self) -> Any:
+            seen.append(super()._obs())
+            return seen[-1].copy()
+
+    venv = VecNormalize(DummyVecEnv([Watched]), clip_obs=100.0)
+    trainer = made(tmp_path, venv=venv, learner=ppo(venv), demonstrations=episodes(walks()))
+    seen.clear()
+    trainer.train_gen()
+    rows = trainer._payment.rows.rows
+    ours = np.array(seen)[[n for n in range(len(seen)) if n % (HORIZON + 1) != HORIZON][:32]]
+    np.testing.assert_array_equal(rows["obs"], ours)
+    np.testing.assert_allclose(rows["next_obs"][HORIZON - 1], seen[HORIZON], atol=1e-5)  # an episode's last
+
+
+def test_rounds_are_whole_rollouts_within_the_budget(tmp_path: Path) -> None:
+    trainer, rounds = made(tmp_path, gen_train_timesteps=100), list[int]()
+    assert trainer.gen_train_timesteps == 128
+    trainer.train(300, callback=rounds.append)
+    assert rounds == [0, 1]
+    assert trainer.gen_algo.num_timesteps == 256
+    venv = walks(act="discrete")
+    assert made(tmp_path, venv=venv, learner=DQN("MlpPolicy", venv, device="cpu")).gen_train_timesteps == 8
+
+
+def test_airl_refuses_recurrent_learners(tmp_path: Path) -> None:
+    contrib = pytest.importorskip("sb3_contrib")
+    venv = walks()
+    learner = contrib.RecurrentPPO("MlpLstmPolicy", venv, n_steps=32, batch_size=32, device="cpu")
+    with pytest.raises(ConfigError, match="GAIL"):
+        made(tmp_path, AIRL, venv=venv, learner=learner)
+
+
+def test_sacs_log_probabilities_are_densities_of_the_environments_actions(tmp_path: Path) -> None:
+    venv = walks(act="box")  # in [-2, 2]
+    trainer = made(tmp_path, AIRL, venv=venv, learner=SAC("MlpPolicy", venv, device="cpu", seed=0))
+    grid = np.linspace(-1.999, 1.999, 301, dtype=np.float32)
+    acts = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)
+    obs = np.zeros((len(acts), 2), np.float32)
+    rows = {"obs": obs, "acts": acts, "next_obs": obs, "dones": np.zeros(len(acts), bool)}
+    total = trainer._log_probs(rows).exp().sum() * (grid[1] - grid[0]) ** 2
+    assert float(total) == pytest.approx(1.0, abs=0.05)
+    rows["acts"] = np.where(acts > 0, 2.0, -2.0).astype(np.float32)
+    assert torch.isfinite(trainer._log_probs(rows)).all(), "at the bounds too"
+
+
+def test_normalisers_do_not_move_in_an_update_that_fails(tmp_path: Path) -> None:
+    venv = walks()
+    net = BasicRewardNet(venv.observation_space, venv.action_space, normalize_input_layer=RunningNorm)
+    trainer = made(tmp_path, venv=venv, reward_net=net)
+    trainer.train(64)
+    rows = {name: value[:32].copy() for name, value in trainer._expert.rows.items()}
+    rows["obs"][0] = np.nan
+    before = [buffer.clone() for buffer in net.buffers()]
+    with pytest.raises(TrainingDivergedError):
+        trainer.train_disc(expert_samples=rows)
+    assert before
+    assert all(torch.equal(a, b) for a, b in zip(before, net.buffers(), strict=True))
+
+
+def test_without_any_seed_one_is_drawn_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    venv = walks()
+    net = BasicRewardNet(venv.observation_space, venv.action_space)
+    options: dict[str, Any] = {"demonstrations": episodes(venv), "demo_batch_size": 8, "venv": venv, "reward_net": net}
+    trainer = GAIL(**options, gen_algo=ppo(venv, seed=None), custom_logger=quiet(tmp_path))
+    seed = int(caplog.text.split("rng=")[1].split(" ")[0])
+    assert np.random.default_rng(seed).bit_generator.state == trainer.rng.bit_generator.state
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_a_ring_of_rows_gives_what_a_list_would(as_dict: bool) -> None:
+    kept, told, rng = LearnerRows(13), np.empty(0, int), np.random.default_rng(0)
+    for size in [3, 1, 4, 2, 5, 12, 1, 13, 2, 6]:
+        x = np.arange(size) + (told[-1] + 1 if len(told) else 0)
+        obs: Any = DictObs({"a": x[:, None]}) if as_dict else x[:, None]
+        kept.store({"obs": obs, "acts": x, "next_obs": obs, "dones": x < 0}, rng)
+        told = np.concatenate([told, x])[-13:]
+        rows: Any = kept.rows
+        np.testing.assert_array_equal(rows["acts"], told)
+        np.testing.assert_array_equal((rows["obs"].get("a") if as_dict else rows["obs"])[:, 0], told)
+        other = LearnerRows(13)
+        other.restore(kept.state())
+        drawn = [each.sample(50, np.random.default_rng(1))["acts"] for each in (kept, other)]
+        np.testing.assert_array_equal(*drawn)
+        assert set(drawn[0]) <= set(told.tolist())

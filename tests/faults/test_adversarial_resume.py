@@ -14,6 +14,7 @@ import pytest
 import torch
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from tools.child import in_child
 from tools.kill import kill_at
 from tools.states import sha_state
@@ -26,6 +27,8 @@ from understudy.data import rollout
 from understudy.errors import CheckpointError, ConfigError
 from understudy.rewards.reward_nets import BasicRewardNet, BasicShapedRewardNet
 from understudy.rl.fused_ppo import FusedPPO
+from understudy.rl.learner_state import learner_state
+from understudy.util.checkpoint import latest, read_checkpoint
 from understudy.util.logger import configure
 from understudy.util.networks import RunningNorm
 
@@ -130,3 +133,27 @@ def test_another_learner_or_other_options_are_refused(tmp_path: Path) -> None:
     trainer.n_disc_updates_per_round = 5
     with pytest.raises(ConfigError, match="n_disc_updates_per_round"):
         trainer.train(6 * 32, checkpoints=Checkpoints(tmp_path / "run", every=64, resume=True))
+
+
+def test_a_training_that_a_callback_ended_goes_on_when_resumed(tmp_path: Path) -> None:
+    trainer = make("gail ppo")
+    checkpoints = Checkpoints(tmp_path / "run", every=64, resume=True)
+    trainer.train(6 * 32, checkpoints=checkpoints, learner_callback=lambda found, _: found["self"].num_timesteps < 100)
+    assert (trainer.n_rounds, trainer.gen_algo.num_timesteps) == (3, 100)
+    newest = latest(tmp_path / "run")
+    assert newest is not None
+    assert not read_checkpoint(newest, kind="GAIL").state["run"]["finished"]
+    resumed = [train("gail ppo", tmp_path / "run") for _ in range(2)]
+    assert [each.n_rounds for each in resumed] == [6, 6]
+    assert len({each.gen_algo.num_timesteps for each in resumed}) == 1, "and then it is finished"
+
+
+def test_hindsight_replay_cannot_be_saved() -> None:
+    class Buffer(HerReplayBuffer):
+        def __init__(self) -> None:
+            pass
+
+    learner = make("gail sac").gen_algo
+    learner.replay_buffer = Buffer()  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="HerReplayBuffer"):
+        learner_state(learner)

@@ -13,8 +13,9 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from understudy.errors import CheckpointError
+from understudy.errors import CheckpointError, ConfigError
 
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "exploration_rate")
 _REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
@@ -24,6 +25,9 @@ def learner_state(learner: BaseAlgorithm) -> dict[str, Any]:
     """Parameters, optimisers, counters, replay and normalisation. Tensors are the learner's own, not copies.
 
     What its environments hold is not among them: reset those, seeded, before it goes on.
+
+    Raises:
+        ConfigError: a replay buffer of hindsight episodes.
     """
     _, variables = learner._get_torch_save_params()
     return {
@@ -62,6 +66,12 @@ def _replay_state(learner: BaseAlgorithm) -> dict[str, Any] | None:
     buffer = learner.replay_buffer if isinstance(learner, OffPolicyAlgorithm) else None
     if buffer is None:
         return None
+    if isinstance(buffer, HerReplayBuffer):
+        raise ConfigError(
+            expected="a replay buffer of single transitions",
+            got="HerReplayBuffer, whose running episodes cannot be cut where a run is saved",
+            do="train without checkpoints, or with ReplayBuffer or DictReplayBuffer",
+        )
     rows = buffer.buffer_size if buffer.full else buffer.pos
     return {
         "pos": buffer.pos,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from understudy.data.dict_obs import DictObs, Observation
@@ -70,6 +70,8 @@ def _flat(rows: Any) -> Any:
 class StepRecorder(VecEnvWrapper):
     """Passes everything through and keeps a copy of each step until it is taken.
 
+    Of environments in a ``VecNormalize`` it keeps the observations before that, as demonstrations have them.
+
     Args:
         venv: the environments.
         pays: give the environments' rewards to the learner; else zeros, for a learner that is paid otherwise.
@@ -78,6 +80,9 @@ class StepRecorder(VecEnvWrapper):
     def __init__(self, venv: VecEnv, *, pays: bool = True) -> None:
         super().__init__(venv)
         self.pays = pays
+        self.n_resets = 0
+        """How often the environments were reset as a whole, which ends running episodes unseen."""
+        self._normalizer = unwrap_vec_normalize(venv)
         self._columns: dict[str, np.ndarray] = {}
         self._n = 0
         self._ends: list[tuple[int, int, dict[str, np.ndarray], bool]] = []
@@ -91,8 +96,13 @@ class StepRecorder(VecEnvWrapper):
 
     def reset(self) -> VecEnvObs:
         """Reset the environments; what was recorded stays to be taken, and the running episodes end unrecorded."""
-        self._obs = obs = self.venv.reset()
+        obs = self.venv.reset()
+        self._obs = self._original(obs)
+        self.n_resets += 1
         return obs
+
+    def _original(self, obs: VecEnvObs) -> VecEnvObs:
+        return obs if self._normalizer is None else self._normalizer.get_original_obs()
 
     def step_async(self, actions: np.ndarray) -> None:
         """Execute these actions.
@@ -111,17 +121,22 @@ class StepRecorder(VecEnvWrapper):
         """The step's outcome, recorded."""
         obs, rews, dones, infos = self.venv.step_wait()
         row = self._n
-        now = {**_named("obs", self._obs), **_named("next_obs", obs)}
+        seen = self._original(obs)
+        now = {**_named("obs", self._obs), **_named("next_obs", seen)}
         now.update(acts=self._acts, dones=dones, rews=np.asarray(rews, dtype=np.float32))
         self._write(row, now)
         if dones.any():
             for env in dones.nonzero()[0].tolist():
                 info = infos[env]  # read now: wrappers further out write to it
-                last = _named("next_obs", info["terminal_observation"])
+                last = _named("next_obs", self._unnormalized(info["terminal_observation"]))
                 self._ends.append((row, env, last, bool(info.get("TimeLimit.truncated", False))))
         self._n += 1
-        self._obs = obs
+        self._obs = seen
         return obs, rews if self.pays else self._nothing.copy(), dones, infos
+
+    def _unnormalized(self, last: Any) -> Any:
+        # VecNormalize overwrote it, with the statistics that it still has.
+        return last if self._normalizer is None else self._normalizer.unnormalize_obs(last)
 
     def _write(self, row: int, now: Mapping[str, np.ndarray]) -> None:
         if not self._columns:

@@ -41,6 +41,7 @@ class Payment:
         self._check = check_lengths
         self._sums = EpisodeSums(venv.num_envs)
         self._lengths = np.zeros(venv.num_envs, dtype=np.int64)
+        self._n_resets = 0
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
@@ -50,6 +51,7 @@ class Payment:
             ConfigError: a learner of another kind.
         """
         learner = self._trainer.gen_algo
+        self.keep_steps()  # left by an error: what follows may begin with a reset
         if self._trainer.debug_use_ground_truth:
             yield
         elif isinstance(learner, OnPolicyAlgorithm):
@@ -64,6 +66,7 @@ class Payment:
                 got=type(learner).__name__,
                 do="use PPO, A2C, SAC, TD3, DQN or one of sb3-contrib's of their kind",
             )
+        self.keep_steps()  # of a rollout that a callback broke off
 
     def keep_steps(self) -> None:
         """Take steps that no payment took: of off-policy learners, and where the environment pays."""
@@ -72,6 +75,9 @@ class Payment:
 
     def _pay(self, steps: RecordedSteps) -> np.ndarray:
         """Rewards of a rollout, shape (time, env), in one call."""
+        if self.recorder.n_resets != self._n_resets:  # by the learner, before the first of these steps
+            self._n_resets = self.recorder.n_resets
+            self._forget_running_episodes()
         self._check_ended(steps)
         flat = steps.flat()
         rows: Rows = {name: flat[name] for name in FIELDS}
@@ -101,6 +107,10 @@ class Payment:
     def begin_anew(self) -> None:
         """The environments were reset: steps not yet taken and running episodes are forgotten."""
         self.recorder.forget()
+        self._n_resets = self.recorder.n_resets
+        self._forget_running_episodes()
+
+    def _forget_running_episodes(self) -> None:
         self._sums.begin_anew()
         self._lengths[:] = 0
 

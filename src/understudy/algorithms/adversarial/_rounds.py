@@ -74,7 +74,13 @@ class Rounds:
                 self._begin_leg()
                 self._leg_began = done
                 self._learn(self._total - done, reset_num_timesteps=False)
-                run.finish(trainer.gen_algo.num_timesteps, {"round": self._number})
+                reached = trainer.gen_algo.num_timesteps
+                if reached < self._total and self._number < self._wishes.n_rounds:  # a callback ended it
+                    if run.stop_asked:
+                        run.stop({"round": self._number})
+                    run.next_leg(reached, {"round": self._number})  # not the end of the run: resumed, it goes on
+                else:
+                    run.finish(reached, {"round": self._number})
 
     def _learn(self, timesteps: int, *, reset_num_timesteps: bool) -> None:
         trainer = self._trainer

@@ -116,12 +116,34 @@ class LearnerRows:
                 expected="`gen_replay_buffer_capacity` ≥ 1", got=str(capacity), do="leave it out to keep a round"
             )
         self.capacity = capacity
-        self.rows: Rows | None = None
+        self._kept: Rows | None = None
+        """A ring once it is full: the oldest row is at ``_oldest``. Before that it has room behind the newest."""
+        self._n = self._oldest = 0
         self._told = False
 
     def __len__(self) -> int:
         """How many there are."""
-        return 0 if self.rows is None else len(self.rows["acts"])
+        return self._n
+
+    @property
+    def rows(self) -> Rows | None:
+        """All, oldest first; None before the first."""
+        if self._kept is None:
+            return None
+        return self._kept if self._whole else picked(self._kept, self._places(np.arange(self._n)))
+
+    @property
+    def _whole(self) -> bool:
+        return self._kept is not None and self._oldest == 0 and len(self._kept["acts"]) == self._n
+
+    def _places(self, numbers: np.ndarray) -> np.ndarray:
+        places: np.ndarray = (self._oldest + numbers) % self._room
+        return places
+
+    @property
+    def _room(self) -> int:
+        assert self._kept is not None
+        return len(self._kept["acts"])
 
     def store(self, rows: Rows, rng: np.random.Generator) -> None:
         """Keep these, and of the older ones as many of the newest as fit."""
@@ -130,12 +152,27 @@ class LearnerRows:
             if not self._told:
                 _log.info("keeping %d of %d learner's rows a round, drawn at random", self.capacity, n)
                 self._told = True
-            self.rows = picked(rows, np.sort(rng.permutation(n)[: self.capacity]))
-        elif self.rows is None or n == self.capacity:
-            self.rows = rows
+            self._begin(picked(rows, np.sort(rng.permutation(n)[: self.capacity])))
+        elif self._kept is None or n == self.capacity:
+            self._begin(rows)
         else:
-            old = len(self)
-            self.rows = joined(picked(self.rows, slice(max(0, old + n - self.capacity), old)), rows)
+            self._append(rows, n)
+
+    def _begin(self, rows: Rows) -> None:
+        self._kept, self._n, self._oldest = rows, len(rows["acts"]), 0
+
+    def _append(self, rows: Rows, n: int) -> None:
+        """Steps come a few at a time off-policy: room grows by doubling, and nothing is moved once it is full."""
+        if self._n + n > self._room and self._room < self.capacity:
+            room = min(self.capacity, max(2 * self._room, self._n + n))
+            assert self._kept is not None
+            self._kept = {name: _with_room(value, room) for name, value in self._kept.items()}
+        assert self._kept is not None
+        places = self._places(np.arange(self._n, self._n + n))
+        for name, column in self._kept.items():
+            _put(column, places, rows[name])
+        dropped = max(0, self._n + n - self._room)
+        self._oldest, self._n = (self._oldest + dropped) % self._room, self._n + n - dropped
 
     def sample(self, n: int, rng: np.random.Generator) -> Rows:
         """``n`` rows, each drawn from all.
@@ -143,26 +180,46 @@ class LearnerRows:
         Raises:
             CallOrderError: there are none yet.
         """
-        if self.rows is None:
+        if self._kept is None:
             raise CallOrderError(
                 expected="steps of the learner",
                 got="none yet",
                 do="call train_gen before train_disc, or pass gen_samples",
             )
-        return picked(self.rows, rng.integers(len(self), size=n))
+        return picked(self._kept, self._places(rng.integers(len(self), size=n)))
 
     def state(self) -> dict[str, Any]:
         """All rows, as plain arrays."""
-        if self.rows is None:
+        rows = self.rows
+        if rows is None:
             return {"rows": None}
-        plain = {
-            name: dict(value.unwrap()) if isinstance(value, DictObs) else value for name, value in self.rows.items()
-        }
+        plain = {name: dict(value.unwrap()) if isinstance(value, DictObs) else value for name, value in rows.items()}
         return {"rows": plain}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
-        self.rows = None if state["rows"] is None else rows_of(state["rows"])
+        if state["rows"] is None:
+            self._kept, self._n, self._oldest = None, 0, 0
+        else:
+            rows = rows_of(state["rows"])  # copied, for they are written to
+            self._begin({name: _with_room(value, len(value)) for name, value in rows.items()})
+
+
+def _with_room(column: Any, room: int) -> Any:
+    """A copy of the rows at the front of so many."""
+    if isinstance(column, DictObs):
+        return column.map_arrays(lambda array: _with_room(array, room))
+    grown = np.empty((room, *column.shape[1:]), dtype=column.dtype)
+    grown[: len(column)] = column
+    return grown
+
+
+def _put(column: Any, places: np.ndarray, rows: Any) -> None:
+    if isinstance(column, DictObs):
+        for key, array in column.items():
+            array[places] = rows.get(key)
+    else:
+        column[places] = rows
 
 
 def labels(n_expert: int, n_learner: int, device: torch.device) -> Tensor:

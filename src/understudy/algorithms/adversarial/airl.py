@@ -12,9 +12,12 @@ Differences from the paper:
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
@@ -61,7 +64,7 @@ class AIRL(AdversarialTrainer):
         reward_net: RewardNet,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(gen_algo.policy, STOCHASTIC_POLICIES):
+        if not _tells_probabilities(gen_algo.policy):
             raise ConfigError(
                 expected="a learner whose policy tells the probability of an action (PPO, A2C, SAC, …)",
                 got=type(gen_algo.policy).__name__,
@@ -105,12 +108,15 @@ class AIRL(AdversarialTrainer):
                 torch.as_tensor(rows["acts"], device=policy.device), policy.action_space, torch.float32
             )
             if isinstance(policy, ActorCriticPolicy):
-                return log_likelihood(policy, seen, targets).log_prob
+                found = log_likelihood(policy, seen, targets).log_prob
+                return found - _log_half_ranges(policy.action_space) if policy.squash_output else found
             assert isinstance(policy, SACPolicy)
             mean, log_std, options = policy.actor.get_action_dist_params(seen)
             distribution = policy.actor.action_dist.proba_distribution(mean, log_std, **options)
             scaled = torch.as_tensor(policy.scale_action(rows["acts"]), device=policy.device).flatten(1)
-            return distribution.log_prob(scaled.clamp(-1 + 1e-6, 1 - 1e-6))
+            # The tanh of an action at the bound has no density: rows there count as just inside.
+            log_prob: Tensor = distribution.log_prob(scaled.clamp(-1 + 1e-6, 1 - 1e-6))
+            return log_prob - _log_half_ranges(policy.action_space)
 
     @property
     def reward_train(self) -> RewardNet:
@@ -126,3 +132,21 @@ class AIRL(AdversarialTrainer):
                 return net.base
             net = net.base
         return self._reward_net
+
+
+def _tells_probabilities(policy: Any) -> bool:
+    """Whether log π(a | s) follows from the observation alone; a recurrent policy's does not."""
+    if isinstance(policy, ActorCriticPolicy):
+        needed = [
+            p
+            for p in inspect.signature(policy.get_distribution).parameters.values()
+            if p.default is inspect.Parameter.empty
+        ]
+        return len(needed) == 1
+    return isinstance(policy, STOCHASTIC_POLICIES)
+
+
+def _log_half_ranges(space: spaces.Space[Any]) -> float:
+    """Σ log((high − low) / 2): what the log-density of actions scaled to [-1, 1] has more than the environment's."""
+    assert isinstance(space, spaces.Box)
+    return float(np.log((space.high.astype(np.float64) - space.low) / 2).sum())

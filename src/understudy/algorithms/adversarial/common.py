@@ -15,7 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
@@ -51,7 +51,7 @@ from understudy.rl.rounds import BetweenRollouts
 from understudy.util.checkpoint import latest, read_checkpoint, using
 from understudy.util.logger import HierarchicalLogger
 from understudy.util.paths import parse_path
-from understudy.util.seeding import generator_from, generator_state
+from understudy.util.seeding import generator_from, generator_state, make_seeds
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +109,8 @@ class AdversarialTrainer(base.DemonstrationAlgorithm[Transitions]):
         disc_opt_cls: a ``torch.optim`` class.
         disc_opt_kwargs: for it.
         gen_train_timesteps: the learner's environment steps in a round; None is a rollout on-policy, and a step of all
-            environments off-policy.
+            environments off-policy. Rounded up to whole rollouts (off-policy ``train_freq`` steps), which is what a
+            learner makes.
         gen_replay_buffer_capacity: the learner's rows kept for the discriminator; None keeps those of a round
             on-policy, and off-policy as many as the learner's own replay holds. Of a larger round they are drawn at
             random.
@@ -175,7 +176,7 @@ class AdversarialTrainer(base.DemonstrationAlgorithm[Transitions]):
         self.venv = venv
         self.gen_algo = gen_algo
         self.debug_use_ground_truth = debug_use_ground_truth
-        self.rng = np.random.default_rng(gen_algo.seed if rng is None else rng)
+        self.rng = _generator(gen_algo.seed if rng is None else rng)
         self._reward_net = reward_net.to(gen_algo.device)
         self._expert: ExpertRows | None = None
         super().__init__(
@@ -185,6 +186,8 @@ class AdversarialTrainer(base.DemonstrationAlgorithm[Transitions]):
         self.gen_train_timesteps = self._a_round() if gen_train_timesteps is None else gen_train_timesteps
         if self.gen_train_timesteps < 1:
             raise ConfigError(expected="`gen_train_timesteps` ≥ 1", got=str(gen_train_timesteps), do="leave it out")
+        rollout = self._a_rollout()
+        self.gen_train_timesteps = -(-self.gen_train_timesteps // rollout) * rollout
         capacity = self._capacity(gen_replay_buffer_capacity)
         self._payment = Payment(self, venv, capacity, lambda n: self._check_fixed_horizon(n, "the environment"))
         self.venv_train = self._payment.recorder
@@ -202,6 +205,16 @@ class AdversarialTrainer(base.DemonstrationAlgorithm[Transitions]):
     def _a_round(self) -> int:
         learner = self.gen_algo
         return int(learner.n_steps) * self.venv.num_envs if isinstance(learner, OnPolicyAlgorithm) else learner.n_envs
+
+    def _a_rollout(self) -> int:
+        """Environment steps between two of the learner's updates; 1 where its unit is another."""
+        learner = self.gen_algo
+        if isinstance(learner, OnPolicyAlgorithm):
+            return int(learner.n_steps) * self.venv.num_envs
+        frequency = getattr(learner, "train_freq", None)
+        if isinstance(frequency, TrainFreq) and frequency.unit is TrainFrequencyUnit.STEP:
+            return frequency.frequency * self.venv.num_envs
+        return 1
 
     def _capacity(self, wanted: int | None) -> int:
         if wanted is not None:
@@ -306,6 +319,7 @@ class AdversarialTrainer(base.DemonstrationAlgorithm[Transitions]):
         expert, learner = self._batch(expert_samples, gen_samples)
         n, piece = len(expert["acts"]), self.demo_minibatch_size
         self._reward_net.train()
+        normalisers = [(buffer, buffer.clone()) for buffer in self._reward_net.buffers()]
         self.disc_optimizer.zero_grad()
         logits, marks, total = [], [], torch.zeros((), device=self.gen_algo.device)
         for start in range(0, n, piece):
@@ -317,6 +331,9 @@ class AdversarialTrainer(base.DemonstrationAlgorithm[Transitions]):
             logits.append(found.detach())
             marks.append(mark)
         if not torch.isfinite(total):
+            with torch.no_grad():
+                for buffer, before in normalisers:
+                    buffer.copy_(before)
             raise TrainingDivergedError(
                 expected="a finite loss of the discriminator",
                 got=f"{float(total)} at update {self.n_disc_updates}",
@@ -479,6 +496,16 @@ class AdversarialTrainer(base.DemonstrationAlgorithm[Transitions]):
     def _own_identity(self) -> dict[str, Any]:
         """What a subclass adds to what a run in legs is."""
         return {}
+
+
+def _generator(rng: np.random.Generator | int | None) -> np.random.Generator:
+    if rng is None:
+        seed = make_seeds(np.random.default_rng())
+        _log.warning(
+            "no rng was given, and the learner has no seed: drew %d; pass rng=%d to repeat this run", seed, seed
+        )
+        return np.random.default_rng(seed)
+    return np.random.default_rng(rng)
 
 
 def _summaries(log_dir: AnyPath) -> Any:
