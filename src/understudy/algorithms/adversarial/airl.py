@@ -52,8 +52,6 @@ class AIRL(AdversarialTrainer):
         ConfigError: a policy whose probabilities are not known.
     """
 
-    _needs_log_probs = True
-
     def __init__(
         self,
         *,

@@ -12,15 +12,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
 from understudy.algorithms import base
 from understudy.algorithms._network_state import restore_optimizer
+from understudy.algorithms.adversarial._figures import compute_train_stats
 from understudy.algorithms.adversarial._payment import Payment
 from understudy.algorithms.adversarial._rounds import Rounds, RoundsWishes, all_of
 from understudy.algorithms.adversarial._samples import (
@@ -31,6 +30,7 @@ from understudy.algorithms.adversarial._samples import (
     picked,
     rows_of,
 )
+from understudy.algorithms.adversarial._sizes import a_rollout, usual_capacity, usual_round
 from understudy.algorithms.checkpoints import Checkpoints
 from understudy.data.demonstrations import BatchStream, as_demonstrations
 from understudy.data.fingerprint import fingerprint
@@ -43,7 +43,6 @@ from understudy.errors import (
     MissingExtraError,
     TrainingDivergedError,
 )
-from understudy.functional.adversarial import discriminator_statistics
 from understudy.rewards.reward_nets import RewardNet
 from understudy.rewards.reward_wrapper import RewardVecEnvWrapper
 from understudy.rl.learner_state import learner_state, restore_learner
@@ -56,37 +55,7 @@ from understudy.util.seeding import generator_from, generator_state, make_seeds
 _log = logging.getLogger(__name__)
 
 
-def compute_train_stats(
-    disc_logits_expert_is_high: Tensor, labels_expert_is_one: Tensor, disc_loss: Tensor
-) -> Mapping[str, float]:
-    """Figures of the discriminator on one whole batch.
-
-    Args:
-        disc_logits_expert_is_high: shape (batch,).
-        labels_expert_is_one: 1 where the row is the expert's, shape (batch,).
-        disc_loss: what was minimised.
-
-    Returns:
-        ``disc_loss``, ``disc_acc``, ``disc_acc_expert``, ``disc_acc_gen`` (shares told right), ``disc_entropy`` (nats),
-        ``disc_proportion_expert_true`` and ``…_pred``, ``n_expert``, ``n_generated``, ``disc_saturation`` (share told
-        with more than 99 %) and ``disc_calibration_error``. A share of no rows is NaN.
-    """
-    found = discriminator_statistics(disc_logits_expert_is_high.detach(), labels_expert_is_one.bool())
-    named = {
-        "disc_loss": disc_loss.detach(),
-        "disc_acc": found.accuracy,
-        "disc_acc_expert": found.accuracy_expert,
-        "disc_acc_gen": found.accuracy_learner,
-        "disc_entropy": found.entropy,
-        "disc_proportion_expert_true": found.proportion_expert_true,
-        "disc_proportion_expert_pred": found.proportion_expert_predicted,
-        "n_expert": found.n_expert,
-        "n_generated": found.n_learner,
-        "disc_saturation": found.saturation,
-        "disc_calibration_error": found.calibration_error,
-    }
-    values = torch.stack([value.float() for value in named.values()]).tolist()  # one wait for the device
-    return dict(zip(named, values, strict=True))
+__all__ = ["AdversarialTrainer", "compute_train_stats"]
 
 
 class AdversarialTrainer(base.DemonstrationAlgorithm[Transitions]):
@@ -183,12 +152,14 @@ class AdversarialTrainer(base.DemonstrationAlgorithm[Transitions]):
             demonstrations=demonstrations, custom_logger=custom_logger, allow_variable_horizon=allow_variable_horizon
         )
         self.disc_optimizer = disc_opt_cls(self._reward_net.parameters(), **dict(disc_opt_kwargs or {}))
-        self.gen_train_timesteps = self._a_round() if gen_train_timesteps is None else gen_train_timesteps
+        self.gen_train_timesteps = usual_round(gen_algo) if gen_train_timesteps is None else gen_train_timesteps
         if self.gen_train_timesteps < 1:
             raise ConfigError(expected="`gen_train_timesteps` ≥ 1", got=str(gen_train_timesteps), do="leave it out")
-        rollout = self._a_rollout()
+        rollout = a_rollout(gen_algo)
         self.gen_train_timesteps = -(-self.gen_train_timesteps // rollout) * rollout
-        capacity = self._capacity(gen_replay_buffer_capacity)
+        capacity = gen_replay_buffer_capacity
+        if capacity is None:
+            capacity = usual_capacity(gen_algo, self.gen_train_timesteps)
         self._payment = Payment(self, venv, capacity, lambda n: self._check_fixed_horizon(n, "the environment"))
         self.venv_train = self._payment.recorder
         self.venv_wrapped = RewardVecEnvWrapper(venv, self.reward_train.predict_processed)
@@ -201,28 +172,6 @@ class AdversarialTrainer(base.DemonstrationAlgorithm[Transitions]):
         self.summaries: Any = _summaries(log_dir) if init_tensorboard else None
         """Where TensorBoard's files are written, if they are."""
         self._graph_due = init_tensorboard and init_tensorboard_graph
-
-    def _a_round(self) -> int:
-        learner = self.gen_algo
-        return int(learner.n_steps) * self.venv.num_envs if isinstance(learner, OnPolicyAlgorithm) else learner.n_envs
-
-    def _a_rollout(self) -> int:
-        """Environment steps between two of the learner's updates; 1 where its unit is another."""
-        learner = self.gen_algo
-        if isinstance(learner, OnPolicyAlgorithm):
-            return int(learner.n_steps) * self.venv.num_envs
-        frequency = getattr(learner, "train_freq", None)
-        if isinstance(frequency, TrainFreq) and frequency.unit is TrainFrequencyUnit.STEP:
-            return frequency.frequency * self.venv.num_envs
-        return 1
-
-    def _capacity(self, wanted: int | None) -> int:
-        if wanted is not None:
-            return wanted
-        learner = self.gen_algo
-        if isinstance(learner, OffPolicyAlgorithm):
-            return learner.buffer_size
-        return self.gen_train_timesteps
 
     @property
     def policy(self) -> BasePolicy:
@@ -260,9 +209,6 @@ class AdversarialTrainer(base.DemonstrationAlgorithm[Transitions]):
     @abc.abstractmethod
     def reward_test(self) -> RewardNet:
         """What to pay another learner afterwards."""
-
-    _needs_log_probs = False
-    """Whether `logits_expert_is_high` needs log π(action | state)."""
 
     def set_demonstrations(self, demonstrations: base.AnyTransitions) -> None:
         """Replace the demonstrations.
@@ -367,16 +313,16 @@ class AdversarialTrainer(base.DemonstrationAlgorithm[Transitions]):
     def _logits_and_labels(self, expert: Rows, learner: Rows) -> tuple[Tensor, Tensor]:
         rows = joined(expert, learner)
         mark = labels(len(expert["acts"]), len(learner["acts"]), self.gen_algo.device)
-        log_probs = self._log_probs(rows) if self._needs_log_probs else None
+        log_probs = self._log_probs(rows)
         ready = self._reward_net.preprocess(rows["obs"], rows["acts"], rows["next_obs"], rows["dones"])
         if self._graph_due:
             self.summaries.add_graph(self._reward_net, ready)
             self._graph_due = False
         return self.logits_expert_is_high(*ready, log_probs), mark  # type: ignore[arg-type]
 
-    def _log_probs(self, rows: Rows) -> Tensor:
-        """log π(action | state) of the learner as it is now, shape (batch,), without gradient."""
-        raise NotImplementedError
+    def _log_probs(self, rows: Rows) -> Tensor | None:
+        """log π(action | state) of the learner as it is now, shape (batch,), without gradient; None if not needed."""
+        return None
 
     # --- the learner ------------------------------------------------------------------------------------------------
 
